@@ -1,0 +1,26 @@
+//! Prolong a node's leases.
+
+use gristmill_lifecycle::command::RenewLeases;
+use gristmill_protocol::node_api::{RenewGrant, RenewRequest};
+
+use crate::{app::App, error::ApiError, principal::NodePrincipal};
+
+/// Most leases in one call.
+pub(super) const LEASES_MAX: usize = 4_096;
+
+/// Prolongs each lease by its full time, or says that it is lost. The verdicts stand in the order of
+/// the request. Durable when it returns.
+pub async fn renew_leases(
+    app: &App,
+    node: &NodePrincipal,
+    request: RenewRequest,
+) -> Result<RenewGrant, ApiError> {
+    if request.leases.len() > LEASES_MAX {
+        return Err(ApiError::field("/leases", "must be at most 4,096 leases"));
+    }
+    if request.leases.is_empty() {
+        return Ok(RenewGrant { leases: Vec::new() });
+    }
+    let leases = app.store.lease_renew(RenewLeases { node: node.node, leases: request.leases }).await?;
+    Ok(RenewGrant { leases })
+}

@@ -1,0 +1,237 @@
+//! The record of who changed what, as it is kept.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use gristmill_lifecycle::command::{CancelReply, SubmitReply};
+use gristmill_protocol::{
+    JobId, Timestamp,
+    audit::{AuditOperation, AuditOutcome, AuditView},
+    module::{ModuleVersionView, ModuleView},
+    tenancy::TokenView,
+};
+
+use super::{
+    Changed, StoreError,
+    module::ModuleVersionPut,
+    node::{NodeRecord, Redeemed},
+    upload::UploadPut,
+    zone::ZonePut,
+};
+
+/// Who does what, as it is known before it is done. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditNote {
+    /// The id of a token or a node, or `server`.
+    pub actor: String,
+    /// Whom the token acts for.
+    pub tenant: Option<String>,
+    /// The address that the request came from.
+    pub peer: Option<IpAddr>,
+    /// Finds the request in the log.
+    pub request_id: Option<String>,
+    /// What is done.
+    pub operation: AuditOperation,
+    /// To what.
+    pub object: String,
+    /// The object's version as the request found it.
+    pub version_before: Option<u64>,
+}
+
+impl AuditNote {
+    /// Adds the version that the request found.
+    #[must_use]
+    pub fn found(mut self, version: Option<u64>) -> Self {
+        self.version_before = version;
+        self
+    }
+}
+
+/// Which entries to read, newest first; all given conditions hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Only of this actor.
+    pub actor: Option<String>,
+    /// Only of this tenant.
+    pub tenant: Option<String>,
+    /// Only this operation.
+    pub operation: Option<AuditOperation>,
+    /// Only about this object.
+    pub object: Option<String>,
+    /// Only at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only before this time.
+    pub until: Option<Timestamp>,
+    /// Only what came before this entry.
+    pub before_seq: Option<u64>,
+    /// Most entries to return.
+    pub limit: u32,
+}
+
+/// Reads the record. It is written by [`super::Store::audited`].
+#[async_trait]
+pub trait AuditStore {
+    /// Entries of the record.
+    async fn audit_list(&self, query: AuditQuery) -> Result<Vec<AuditView>, StoreError>;
+}
+
+/// What a change means for the record: its outcome, and the version afterwards.
+pub type Verdict = (AuditOutcome, Option<u64>);
+
+/// The answer to a change, as the record sees it. `None` when there is nothing to record.
+pub trait Audited {
+    /// The outcome, and the version afterwards.
+    fn verdict(&self) -> Option<Verdict>;
+
+    /// The same for each object of a change to many, with its name; `None` as a name stands for the
+    /// object of the note.
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        self.verdict().map(|verdict| (None, verdict)).into_iter().collect()
+    }
+}
+
+const DONE: Option<Verdict> = Some((AuditOutcome::Done, None));
+const REFUSED: Option<Verdict> = Some((AuditOutcome::Refused, None));
+
+impl Audited for () {
+    fn verdict(&self) -> Option<Verdict> {
+        DONE
+    }
+}
+
+impl Audited for bool {
+    fn verdict(&self) -> Option<Verdict> {
+        if *self { DONE } else { REFUSED }
+    }
+}
+
+impl Audited for u64 {
+    fn verdict(&self) -> Option<Verdict> {
+        (*self > 0).then_some((AuditOutcome::Done, None))
+    }
+}
+
+impl<T: Audited> Audited for Option<T> {
+    fn verdict(&self) -> Option<Verdict> {
+        self.as_ref().map_or(REFUSED, Audited::verdict)
+    }
+}
+
+impl<T: Audited> Audited for Changed<T> {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Done(changed) => changed.verdict(),
+            Self::Stale(version) => Some((AuditOutcome::Refused, Some(*version))),
+            Self::Absent => REFUSED,
+        }
+    }
+}
+
+impl Audited for UploadPut {
+    fn verdict(&self) -> Option<Verdict> {
+        if matches!(self, Self::Done(_)) { DONE } else { REFUSED }
+    }
+}
+
+impl Audited for TokenView {
+    fn verdict(&self) -> Option<Verdict> {
+        DONE
+    }
+}
+
+impl Audited for ModuleView {
+    fn verdict(&self) -> Option<Verdict> {
+        DONE
+    }
+}
+
+impl Audited for ModuleVersionView {
+    fn verdict(&self) -> Option<Verdict> {
+        DONE
+    }
+}
+
+impl Audited for NodeRecord {
+    fn verdict(&self) -> Option<Verdict> {
+        Some((AuditOutcome::Done, Some(self.version)))
+    }
+}
+
+impl Audited for ModuleVersionPut {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Created(_) | Self::Same(_) => DONE,
+            Self::Other(_) => REFUSED,
+        }
+    }
+}
+
+impl Audited for Redeemed {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Enrolled(node) => node.verdict(),
+            Self::OtherName(_) | Self::KeyInUse => REFUSED,
+            // A repeated answer changes nothing, and strangers are counted elsewhere.
+            Self::Again(_) | Self::Invalid => None,
+        }
+    }
+}
+
+impl Audited for ZonePut {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Done(zone) => Some((AuditOutcome::Done, Some(zone.version))),
+            Self::Stale(zone) => Some((AuditOutcome::Refused, Some(zone.version))),
+            Self::Exists | Self::Absent => REFUSED,
+        }
+    }
+}
+
+/// A refused submit changes nothing, and a queue that is full would fill the record.
+impl Audited for SubmitReply {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Created(job) => Some((AuditOutcome::Done, Some(job.version))),
+            Self::Existing(_) | Self::KeyMismatch | Self::TenantQueueFull { .. } | Self::QueueFull { .. } => {
+                None
+            }
+        }
+    }
+}
+
+impl Audited for CancelReply {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Job(job) => Some((AuditOutcome::Done, Some(job.version))),
+            Self::Stale(version) => Some((AuditOutcome::Refused, Some(*version))),
+            Self::NotFound => None,
+        }
+    }
+}
+
+impl Audited for Vec<SubmitReply> {
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        let of = |reply: &SubmitReply| match reply {
+            SubmitReply::Created(job) => Some((Some(job.id.to_string()), reply.verdict()?)),
+            _ => None,
+        };
+        self.iter().filter_map(of).collect()
+    }
+}
+
+/// Jobs that were changed, with their versions afterwards.
+impl Audited for Vec<(JobId, u64)> {
+    fn verdict(&self) -> Option<Verdict> {
+        None
+    }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        self.iter()
+            .map(|(job, version)| (Some(job.to_string()), (AuditOutcome::Done, Some(*version))))
+            .collect()
+    }
+}

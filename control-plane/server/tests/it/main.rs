@@ -1,0 +1,43 @@
+//! Integration tests of the server: the store's conformance suite, the seeded simulation, and the
+//! HTTP interface.
+
+mod backend;
+mod commands;
+mod conformance;
+mod event_stream;
+mod history;
+mod hostile_api;
+mod hostile_node;
+mod hostile_parse;
+mod hostile_wire;
+mod http_api;
+mod http_audit;
+mod http_bulk;
+mod http_conditions;
+mod http_errors;
+mod http_events;
+mod http_isolation;
+mod http_listener;
+mod http_logs;
+mod http_node;
+mod http_openapi;
+mod http_refused;
+mod http_uploads;
+mod http_users;
+mod http_waiting;
+mod migrations;
+mod retention_race;
+mod sim;
+mod stand_ins;
+mod store_claim;
+mod store_commit;
+mod store_events;
+mod store_finish;
+mod store_lease;
+mod store_log;
+mod store_retention;
+mod store_schema;
+mod store_submit;
+mod store_suite;
+mod store_sweep;
+mod store_upload;

@@ -1,0 +1,77 @@
+//! `wasi:clocks/monotonic-clock` 0.2: the engine's own, or timers on the virtual clock.
+
+use wasmtime::component::{HasData, Resource};
+use wasmtime_wasi::{
+    WasiView as _, async_trait,
+    clocks::WasiClocksCtxView,
+    p2::{DynPollable, Pollable, bindings::clocks::monotonic_clock, subscribe},
+};
+
+use super::{Host, clock::VirtualClock};
+
+/// The linker's name for [`TimersView`].
+pub(crate) struct Timers;
+
+impl HasData for Timers {
+    type Data<'a> = TimersView<'a>;
+}
+
+/// The monotonic clock of one component for the length of one call.
+pub(crate) struct TimersView<'a> {
+    engine: WasiClocksCtxView<'a>,
+    virtual_clock: Option<VirtualClock>,
+}
+
+/// A timer that lets time pass instead of waiting for it. It is always ready, so what a poll answers
+/// does not depend on how busy the machine is.
+struct VirtualTimer {
+    clock: VirtualClock,
+    at_ns: u64,
+}
+
+#[async_trait]
+impl Pollable for VirtualTimer {
+    async fn ready(&mut self) {
+        self.clock.advance_to(self.at_ns);
+    }
+}
+
+impl<'a> TimersView<'a> {
+    pub(crate) fn new(host: &'a mut Host) -> Self {
+        let virtual_clock = host.p1.virtual_clock.clone();
+        let view = host.ctx();
+        Self { engine: WasiClocksCtxView { ctx: view.ctx.clocks(), table: view.table }, virtual_clock }
+    }
+
+    fn timer(&mut self, clock: VirtualClock, at_ns: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let timer = self.engine.table.push(VirtualTimer { clock, at_ns })?;
+        subscribe(self.engine.table, timer)
+    }
+}
+
+impl monotonic_clock::Host for TimersView<'_> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.engine.now()
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        self.engine.resolution()
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        match self.virtual_clock.clone() {
+            Some(clock) => self.timer(clock, when),
+            None => self.engine.subscribe_instant(when),
+        }
+    }
+
+    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        match self.virtual_clock.clone() {
+            Some(clock) => {
+                let at_ns = clock.read_ns().saturating_add(duration);
+                self.timer(clock, at_ns)
+            }
+            None => self.engine.subscribe_duration(duration),
+        }
+    }
+}

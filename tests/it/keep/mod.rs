@@ -1,0 +1,6 @@
+//! What is kept, for how long, and how it comes back: retention, backup and restore, upgrades.
+
+mod backup;
+mod operations;
+mod retention;
+mod upgrade;
