@@ -15,7 +15,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Server:
-    """A `gristmill dev` in a directory of its own, with all rights on it."""
+    """A server and a node in a directory of their own, with all rights on them."""
 
     def __init__(self, binary, home):
         with socket.socket() as free:
@@ -24,14 +24,25 @@ class Server:
         self.url = f"http://{self.address}"
         self.log = pathlib.Path(home, "server.log")
         self.environment = {"PATH": os.environ["PATH"], "HOME": home}
-        self.binary, data = binary, pathlib.Path(home, "data")
-        self.process = subprocess.Popen(
-            [binary, "dev", "--log-level", "warn", "--data", str(data), "--listen", self.address],
-            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log.open("wb"),
-        )
-        self.token_file = data / "server" / "admin.token"
+        self.binary, self.home = binary, pathlib.Path(home)
+        data = self.home / "server"
+        self.token_file = data / "admin.token"
+        # One address sends all that a stranger can; how strangers are slowed down has tests of its own.
+        self.process = self.start("server", "run", "--data", str(data), "--listen", self.address,
+                                  "--stranger-requests-per-second", "0")
         self.wait_until_ready()
         self.token = self.token_file.read_text().strip()
+        join_token = self.home / "join.token"
+        join_token.write_text(self.call("POST", "/v1/join-tokens", {"zone": "default"})["secret"])
+        self.node = self.start("node", "run", "--server", self.url, "--join-token-file", str(join_token),
+                               "--state", str(self.home / "node"), "--name", "local", "--slots", "1",
+                               "--allow-weak-isolation")
+
+    def start(self, *command):
+        return subprocess.Popen(
+            [self.binary, *command, "--log-level", "warn"],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log.open("ab"),
+        )
 
     def wait_until_ready(self):
         give_up = time.monotonic() + 60
@@ -76,9 +87,14 @@ class Server:
         self.spare_token = self.call("POST", "/v1/tokens", {"name": "to be taken back"})["token"]["id"]
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return None
+        """Ends both; the exit code of the server, None when it had to be killed."""
+        codes = []
+        for process in (self.node, self.process):
+            process.send_signal(signal.SIGTERM)
+            try:
+                codes.append(process.wait(60))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                codes.append(None)
+        return codes[-1]

@@ -10,7 +10,7 @@ use axum::{
 use gristmill_protocol::{ErrorCode, job::JobTag, limits::BODY_BYTES_MAX};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{body, context::Context, json_fault, openapi::words};
+use super::{body, context::Context, json_fault, objects::Objects, openapi::words};
 use crate::{app::App, error::ApiError, ops, principal::Principal};
 
 /// The user whose token is on the request.
@@ -63,13 +63,12 @@ pub(super) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// Reads JSON; what is wrong is named by its JSON pointer (RFC 6901).
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // Structs could be read from arrays too; the API is made of objects alone.
     if bytes.trim_ascii_start().first().is_some_and(|&byte| byte != b'{') {
         let hint = "send the fields as one object: {\"name\": …}";
         return Err(json_fault::fault(String::new(), "must be a JSON object".into(), Some(hint.into())));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| misread(&error))?;
+    let value = serde_path_to_error::deserialize(Objects(&mut reader)).map_err(|error| misread(&error))?;
     reader.end().map_err(|_| {
         let hint = "send one object in each request";
         json_fault::fault(String::new(), "goes on after its JSON object".into(), Some(hint.into()))
@@ -79,7 +78,7 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 
 /// Reads a value that was parsed before; what is wrong is named as by [`parse_json`].
 pub(super) fn parse_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|error| misread(&error))
+    serde_path_to_error::deserialize(Objects(value)).map_err(|error| misread(&error))
 }
 
 fn misread(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {

@@ -9,6 +9,7 @@ mod items;
 mod json_fault;
 mod metrics;
 mod node;
+mod objects;
 mod openapi;
 mod problem;
 mod ranges;
