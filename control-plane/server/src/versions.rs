@@ -14,13 +14,18 @@ pub(crate) struct Candidate<'a> {
 }
 
 /// Newest first: versions that somebody named by their precedence (Semantic Versioning 2.0.0, section
-/// 11), then builds that are named after their digest, by the time at which they came.
+/// 11), those that differ in build metadata alone by the time at which they came; then builds that are
+/// named after their digest, by that time too.
 pub(crate) fn newest_first(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
+    let came = || (b.created_at, b.version).cmp(&(a.created_at, a.version));
     match (is_build_version(a.version), is_build_version(b.version)) {
         (false, true) => Ordering::Less,
         (true, false) => Ordering::Greater,
-        (true, true) => (b.created_at, b.version).cmp(&(a.created_at, a.version)),
-        (false, false) => Version::parse(b.version).ok().cmp(&Version::parse(a.version).ok()),
+        (true, true) => came(),
+        (false, false) => match (Version::parse(a.version), Version::parse(b.version)) {
+            (Ok(a), Ok(b)) => b.cmp_precedence(&a).then_with(came),
+            (a, b) => b.is_ok().cmp(&a.is_ok()).then_with(came),
+        },
     }
 }
 
@@ -70,6 +75,14 @@ mod tests {
         assert_eq!(latest(&[("1.0.0", true), ("2.0.0-rc.1", false)]), Some("2.0.0-rc.1"));
         assert_eq!(latest(&[("1.0.0", true)]), None);
         assert_eq!(latest(&[]), None);
+    }
+
+    #[test]
+    fn build_metadata_has_no_precedence_so_what_came_last_stands_for_both() {
+        let latest = |versions: &[(&'static str, bool)]| latest(&of(versions));
+        assert_eq!(latest(&[("1.2.3+b", false), ("1.2.3+a", false)]), Some("1.2.3+a"));
+        assert_eq!(latest(&[("1.2.3+z", false), ("1.2.3", false)]), Some("1.2.3"));
+        assert_eq!(latest(&[("1.2.4", false), ("1.2.3+z", false)]), Some("1.2.4"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 use gristmill_channel::{Order, Report, decode};
-use gristmill_protocol::{Outcome, Reason};
+use gristmill_protocol::{Outcome, Reason, Usage};
 use gristmill_sandbox::{stop_outcome, wall_time_outcome};
 use tokio::{
     io::AsyncReadExt as _,
@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     confiner::{Confined, Confiner, Held, open_directory},
     descriptors,
-    outer::{OVERHEAD_BYTES, Watchdog, own_bytes},
+    outer::{OVERHEAD_BYTES, Watchdog, cpu_time, own_bytes},
     process::Death,
     request::{RunEnd, RunEvent, RunRequest, StopReason},
     slots::Slot,
@@ -82,6 +82,10 @@ impl RunOrders {
 struct Progress {
     wall_time: Duration,
     started: Option<Instant>,
+    /// CPU time of the process when the guest started; it may have run others before.
+    cpu_at_start: Option<Duration>,
+    /// CPU time of the guest, where its process did not live to tell it.
+    cpu: Option<Duration>,
     stop: Option<StopReason>,
     memory_bytes: u64,
     /// When the executor is killed if nothing is heard of the guest's end.
@@ -202,7 +206,7 @@ impl Executor {
         };
         if let Err(error) = sent.await {
             tracing::warn!("a run cannot be passed to an executor: {error}");
-            return self.bury(&progress).await;
+            return self.bury(&mut progress).await;
         }
         let watched = self.pid().filter(|_| self.child.bounds.needs_watching());
         let mut watchdog = Watchdog::over(watched, progress.memory_bytes, self.child.bounds.throttle());
@@ -223,27 +227,28 @@ impl Executor {
                 }
                 Step::Received(Ok(Report::Event(event))) => {
                     if event == RunEvent::Started {
-                        progress.start();
+                        progress.start(self.pid());
                         watchdog.let_go_at(progress.wall_time_ends());
                     }
                     undelivered = Some(event);
                 }
-                Step::Received(Ok(_) | Err(_)) | Step::Overdue => return self.bury(&progress).await,
+                Step::Received(Ok(_) | Err(_)) | Step::Overdue => return self.bury(&mut progress).await,
                 Step::TooMuchMemory(bytes) => {
+                    progress.note_cpu(self.pid());
                     self.end_process().await;
                     return out_of_memory(&progress, Some(bytes));
                 }
                 Step::Delivered => progress.delivered(),
                 Step::Prolonged(until) => {
                     if self.send_until(until).await.is_err() {
-                        return self.bury(&progress).await;
+                        return self.bury(&mut progress).await;
                     }
                 }
                 Step::Stop(reason) => {
                     progress.stop = Some(reason);
                     progress.kill_at = progress.kill_at.min(Instant::now() + KILL_AFTER);
                     if self.send_stop(reason).await.is_err() {
-                        return self.bury(&progress).await;
+                        return self.bury(&mut progress).await;
                     }
                 }
             }
@@ -307,7 +312,9 @@ impl Executor {
     }
 
     /// Kills and reaps a child that died or has to, and says what became of its guest.
-    async fn bury(&mut self, progress: &Progress) -> RunEnd {
+    async fn bury(&mut self, progress: &mut Progress) -> RunEnd {
+        // It is readable until the child is reaped.
+        progress.note_cpu(self.pid());
         let now = Instant::now();
         let overdue =
             now >= progress.kill_at || progress.started.is_some_and(|at| at.elapsed() >= progress.wall_time);
@@ -330,7 +337,7 @@ impl Executor {
             (None, Some(_)) => return crashed(progress, "the executor broke off"),
             (None, None) => return crashed(progress, "the executor did not start the guest in time"),
         };
-        outcome.usage.wall_us = progress.wall_us();
+        outcome.usage = progress.usage();
         RunEnd { outcome, reusable: false }
     }
 }
@@ -341,6 +348,8 @@ impl Progress {
         Self {
             wall_time: Duration::from_millis(limits.wall_time_ms),
             started: None,
+            cpu_at_start: None,
+            cpu: None,
             stop: None,
             memory_bytes: limits.memory_bytes.saturating_add(OVERHEAD_BYTES),
             kill_at: Instant::now() + START_LIMIT,
@@ -348,9 +357,10 @@ impl Progress {
         }
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, pid: Option<u32>) {
         let now = Instant::now();
         self.started = Some(now);
+        self.cpu_at_start = pid.and_then(cpu_time);
         if self.stop.is_none() {
             // A limit beyond the clock's range is no limit for the kill either.
             let kill_at = now.checked_add(self.wall_time).and_then(|at| at.checked_add(KILL_AFTER));
@@ -372,8 +382,19 @@ impl Progress {
         }
     }
 
-    fn wall_us(&self) -> Option<u64> {
-        self.started.map(|at| at.elapsed().as_micros() as u64)
+    /// Remembers the CPU time of a child that is about to be reaped.
+    fn note_cpu(&mut self, pid: Option<u32>) {
+        let now = pid.and_then(cpu_time);
+        self.cpu = now.zip(self.cpu_at_start).map(|(now, start)| now.saturating_sub(start));
+    }
+
+    /// What is known of the use of a guest whose process cannot say it.
+    fn usage(&self) -> Usage {
+        Usage {
+            wall_us: self.started.map(|at| at.elapsed().as_micros() as u64),
+            cpu_us: self.cpu.map(|cpu| cpu.as_micros() as u64),
+            ..Usage::default()
+        }
     }
 }
 
@@ -388,7 +409,7 @@ fn out_of_memory(progress: &Progress, peak_bytes: Option<u64>) -> RunEnd {
 
 fn crashed(progress: &Progress, message: impl Into<String>) -> RunEnd {
     let mut outcome = Outcome::failed(Reason::ExecutorCrashed, message);
-    outcome.usage.wall_us = progress.wall_us();
+    outcome.usage = progress.usage();
     RunEnd { outcome, reusable: false }
 }
 

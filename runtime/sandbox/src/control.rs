@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -37,6 +37,8 @@ pub struct RunControl {
     overdue_since: Mutex<Option<Instant>>,
     ended: AtomicBool,
     process_cpu_at_start: OnceLock<Duration>,
+    /// Fuel that the guest handed back last; 0 when none is counted, or it did not get that far.
+    fuel: AtomicU64,
     pub(crate) memory: OnceLock<Arc<MemoryAccount>>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) disk: OnceLock<Arc<Mutex<Disk>>>,
@@ -57,6 +59,7 @@ impl RunControl {
             overdue_since: Mutex::new(None),
             ended: AtomicBool::new(false),
             process_cpu_at_start: OnceLock::new(),
+            fuel: AtomicU64::new(0),
             memory: OnceLock::new(),
             traffic: Arc::default(),
             disk: OnceLock::new(),
@@ -121,14 +124,21 @@ impl RunControl {
         !self.ended.swap(true, Ordering::SeqCst)
     }
 
-    /// What is known of the guest's use without asking its thread; no fuel.
+    /// Remembers how much fuel the guest used so far, as far as it is known.
+    pub(crate) fn note_fuel(&self, used: u64) {
+        self.fuel.fetch_max(used, Ordering::Relaxed);
+    }
+
+    /// What is known of the guest's use without asking its thread; of its fuel, what it handed back last.
     pub(crate) fn usage(&self) -> Usage {
         let disk_peak = self.disk.get().and_then(|disk| Some(disk.try_lock().ok()?.bytes_peak()));
         let cpu = self
             .process_cpu_at_start
             .get()
             .map(|start| cpu_time(ClockId::ProcessCPUTime).saturating_sub(*start).as_micros() as u64);
+        let fuel = Some(self.fuel.load(Ordering::Relaxed)).filter(|&fuel| fuel > 0);
         Usage {
+            fuel,
             cpu_us: cpu,
             wall_us: Some(self.elapsed_us()),
             memory_peak_bytes: self.memory.get().map(|memory| memory.peak_bytes()),

@@ -251,9 +251,15 @@ fn make_store(
     }
     store.set_epoch_deadline(1);
     let of_callback = Arc::clone(control);
-    store.epoch_deadline_callback(move |_| match of_callback.verdict() {
-        Some(verdict) => Err(Halt::Stopped(verdict).into()),
-        None => Ok(UpdateDeadline::Continue(1)),
+    let fuel_limit = request.limits.fuel;
+    store.epoch_deadline_callback(move |store| {
+        if let Some((limit, left)) = fuel_limit.zip(store.get_fuel().ok()) {
+            of_callback.note_fuel(limit.saturating_sub(left));
+        }
+        match of_callback.verdict() {
+            Some(verdict) => Err(Halt::Stopped(verdict).into()),
+            None => Ok(UpdateDeadline::Continue(1)),
+        }
     });
     Ok(store)
 }

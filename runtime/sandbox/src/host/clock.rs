@@ -1,8 +1,9 @@
 //! Clocks and random numbers of the reproducible mode: the same on every node and in every run.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,21 +20,52 @@ const SEED: u64 = 0x6772_6973_746d_696c;
 
 /// One time line for both clocks.
 #[derive(Clone, Default)]
-pub(crate) struct VirtualClock(Arc<AtomicU64>);
+pub(crate) struct VirtualClock(Arc<Line>);
+
+#[derive(Default)]
+struct Line {
+    now_ns: AtomicU64,
+    /// The moments that the guest waits for at present, each with how many waits are for it.
+    waits: Mutex<BTreeMap<u64, usize>>,
+}
 
 impl VirtualClock {
     /// Lets time pass up to `ns` after the start, because the guest waits for that moment. Time never
     /// goes back, and it stops after 292 years.
     pub(crate) fn advance_to(&self, ns: u64) {
-        self.0.fetch_max(ns.min(i64::MAX as u64), Ordering::Relaxed);
+        self.0.now_ns.fetch_max(ns.min(i64::MAX as u64), Ordering::Relaxed);
     }
 
     /// Nanoseconds since the start, as the guest saw them last.
     pub(crate) fn read_ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.now_ns.load(Ordering::Relaxed)
     }
 
-    fn look(&self) -> Duration {
+    /// The guest waits for this moment, until [`Self::wait_no_more`].
+    pub(crate) fn wait_for(&self, ns: u64) {
+        *self.waits().entry(ns).or_default() += 1;
+    }
+
+    /// The guest ended one wait for this moment.
+    pub(crate) fn wait_no_more(&self, ns: u64) {
+        let mut waits = self.waits();
+        match waits.get_mut(&ns) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => _ = waits.remove(&ns),
+        }
+    }
+
+    /// The first of the moments that the guest waits for.
+    pub(crate) fn next_wait(&self) -> Option<u64> {
+        self.waits().keys().next().copied()
+    }
+
+    fn waits(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the guest sees when it looks at the clock, which takes a step of time.
+    pub(crate) fn look(&self) -> Duration {
         self.advance_to(self.read_ns().saturating_add(STEP_NS));
         Duration::from_nanos(self.read_ns())
     }

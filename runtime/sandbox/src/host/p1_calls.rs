@@ -20,6 +20,8 @@ use super::{
 };
 use crate::fault::Halt;
 
+/// The longest path that a kernel takes (`PATH_MAX`).
+const PATH_BYTES_MAX: u32 = 4_096;
 /// The largest number of a standard stream.
 const STREAM_MAX: u32 = 2;
 
@@ -366,6 +368,10 @@ impl WasiSnapshotPreview1 for P1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        // Of all calls with paths this is the one whose copy the engine does not count.
+        if path.len() > PATH_BYTES_MAX {
+            return Err(Errno::Nametoolong.into());
+        }
         let stat = self.stat_name(mem, dir, Lookupflags::empty(), path).await;
         self.wasi.path_unlink_file(mem, dir, path).await?;
         if let Some(stat) = stat {

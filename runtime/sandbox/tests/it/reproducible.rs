@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use gristmill_protocol::module::ModuleWorld;
+
 use crate::guest::{Guest, program};
 
 /// Prints both clocks, random bytes, the metadata of two files and the root's listing.
@@ -118,4 +120,14 @@ fn numbers_of_files_and_links_do_not_depend_on_the_node() {
     let first = run(0);
     assert_eq!([first.0[8], first.0[72], first.0[136]], [1, 2, 3], "inode numbers count up");
     assert!(first == run(3), "other names in the node's cache are not seen");
+}
+
+#[test]
+fn of_several_timers_of_a_component_the_first_one_fires() {
+    let component = wat::parse_str(include_str!("timers.wat")).expect("well-formed text");
+    for reproducible in [false, true] {
+        let mut guest = Guest::of(component.clone(), ModuleWorld::WasiP2);
+        guest.request.reproducible = reproducible;
+        guest.run().assert_success();
+    }
 }

@@ -107,6 +107,24 @@ fn a_guest_in_an_operation_that_cannot_be_interrupted_is_given_up() {
 }
 
 #[test]
+fn of_a_guest_that_is_given_up_the_fuel_is_known_as_far_as_it_handed_it_back() {
+    // Several hand-backs and ticks, then one instruction for four gigabytes.
+    let text = "(module (memory i64 65536) (func (export \"_start\") (local $left i32)
+        (local.set $left (i32.const 20000000))
+        (loop $more (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+        (memory.fill (i64.const 0) (i32.const 1) (i64.const 4294967296))))";
+    let limits = |l: &mut gristmill_protocol::LimitsSpec| {
+        l.wall_time_ms = Some(300);
+        l.fuel = Some(1 << 60);
+    };
+    let ended = Guest::new(text).limits(limits).run();
+    let outcome = ended.stuck.first().unwrap_or(&ended.outcome);
+    assert_eq!(outcome.reason, Some(Reason::WallTimeExceeded));
+    let fuel = outcome.usage.fuel.unwrap_or_else(|| panic!("unknown: {:?}", outcome.usage));
+    assert!((10_000_000..200_000_000).contains(&fuel), "{fuel}");
+}
+
+#[test]
 fn a_stop_before_the_start_prevents_it() {
     let mut guest = Guest::new(&program("unreachable"));
     guest.run();

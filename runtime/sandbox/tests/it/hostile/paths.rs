@@ -10,6 +10,10 @@ use std::{
 
 use crate::guest::{CREAT, Guest, RW, TRUNC, program_with};
 
+/// WASI's `nametoolong` and `nomem`.
+const NAMETOOLONG: i32 = 37;
+const NOMEM: i32 = 48;
+
 /// A path as data at 8192, and its length.
 fn path_data(path: &[u8]) -> (String, usize) {
     let mut escaped = String::new();
@@ -98,6 +102,21 @@ fn assert_untouched(dir: &Path, what: &str) {
     names.sort();
     assert_eq!(names, ["compiled", "d", "root", "x"], "{what}");
     assert_eq!(fs::read_dir(dir.join("d")).expect("the directory").count(), 0, "{what}");
+}
+
+#[test]
+fn h46_a_path_as_long_as_the_memory_is_refused_before_it_is_copied() {
+    // Never touched pages of the guest; a copy of them would be the host's memory.
+    let len = 100 << 20;
+    for (name, call) in calls() {
+        let mut guest = Guest::new(&program_with(1_700, "", &format!("(call $exit {})", call(len))));
+        let ended = guest.run();
+        let code = ended.outcome.exit_code.unwrap_or_else(|| panic!("{name}: {:?}", ended.outcome));
+        assert!([NAMETOOLONG, NOMEM].contains(&code), "{name}: {code}");
+        let peak = ended.outcome.usage.memory_peak_bytes.expect("known");
+        assert!(ended.outcome.usage.cpu_us.is_some_and(|us| us < 50_000), "{name}: {:?}", ended.outcome);
+        assert!(peak < (1_700 << 16) + (8 << 20), "{name}: {peak}");
+    }
 }
 
 #[test]

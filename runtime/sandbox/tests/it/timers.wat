@@ -1,0 +1,56 @@
+;; A command that waits for 100 ms beside a timeout of an hour, and for what is due already beside both. It fails
+;; unless exactly one timer fires each time, less than a minute passes, and asking for readiness lets time pass.
+(component
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.ready" (func (param "self" (borrow $pollable)) (result bool)))
+    (export "poll" (func (param "in" (list (borrow $pollable))) (result (list u32))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer 1 $pollable (type $outer)) (export "pollable" (type $timer (eq $outer)))
+    (export "now" (func (result u64)))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $timer))))))
+  (core module $libc
+    (memory (export "memory") 1)
+    (global $next (mut i32) (i32.const 4096))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+      (global.set $next (i32.add (global.get $next) (i32.const 1024)))
+      (i32.sub (global.get $next) (i32.const 1024))))
+  (core instance $libc (instantiate $libc))
+  (alias core export $libc "memory" (core memory $memory))
+  (alias core export $libc "realloc" (core func $realloc))
+  (core func $timer (canon lower (func $clock "subscribe-duration")))
+  (core func $now (canon lower (func $clock "now")))
+  (core func $ready (canon lower (func $poll "[method]pollable.ready")))
+  (core func $wait (canon lower (func $poll "poll") (memory $memory) (realloc $realloc)))
+  (core module $main
+    (import "libc" "memory" (memory 0))
+    (import "host" "timer" (func $timer (param i64) (result i32)))
+    (import "host" "now" (func $now (result i64)))
+    (import "host" "ready" (func $ready (param i32) (result i32)))
+    (import "host" "wait" (func $wait (param i32 i32 i32)))
+    ;; Traps unless exactly one of the timers at 64 fires, and it is this one.
+    (func $expect (param $count i32) (param $index i32)
+      (call $wait (i32.const 64) (local.get $count) (i32.const 128))
+      (if (i32.ne (i32.load (i32.const 132)) (i32.const 1)) (then unreachable))
+      (if (i32.ne (i32.load (i32.load (i32.const 128))) (local.get $index)) (then unreachable)))
+    (func (export "run") (result i32)
+      (local $start i64) (local $soon i32)
+      (local.set $start (call $now))
+      (i32.store (i32.const 64) (call $timer (i64.const 3600000000000)))
+      (i32.store (i32.const 68) (call $timer (i64.const 100000000)))
+      (call $expect (i32.const 2) (i32.const 1))
+      (i32.store (i32.const 68) (call $timer (i64.const 7200000000000)))
+      (i32.store (i32.const 72) (call $timer (i64.const 0)))
+      (call $expect (i32.const 3) (i32.const 2))
+      (local.set $soon (call $timer (i64.const 50000000)))
+      (loop $again (br_if $again (i32.eqz (call $ready (local.get $soon)))))
+      (i64.gt_u (i64.sub (call $now) (local.get $start)) (i64.const 60000000000))))
+  (core instance $main (instantiate $main
+    (with "libc" (instance $libc))
+    (with "host" (instance
+      (export "timer" (func $timer)) (export "now" (func $now))
+      (export "ready" (func $ready)) (export "wait" (func $wait))))))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (instance $api (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $api)))
