@@ -259,11 +259,6 @@ impl JobTag {
     pub fn of(job: &JobView) -> Self {
         Self { version: job.version, phase: job.phase.filter(|_| job.phase_since.is_some()) }
     }
-
-    /// Its version.
-    pub fn version(self) -> u64 {
-        self.version
-    }
 }
 
 /// Why a text is no tag of a job.

@@ -67,7 +67,7 @@ pub struct NodeView {
     /// When it was last heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_at: Option<Timestamp>,
-    /// Rises with every change by an operator; the ETag.
+    /// Rises with every change by an operator; the ETag begins with it.
     pub version: u64,
 }
 

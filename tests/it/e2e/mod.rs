@@ -7,6 +7,7 @@ mod cancel_latency;
 mod certificates;
 mod command_line;
 mod configuration;
+mod dashboards;
 mod durable;
 mod example;
 mod flood;

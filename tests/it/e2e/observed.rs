@@ -18,7 +18,7 @@ use gristmill_tests::{
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::small_job;
+use super::{dashboards, small_job};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -96,6 +96,7 @@ async fn the_metrics_are_well_formed_and_have_all_that_alerts_and_dashboard_ask_
         "gristmill_jobs_finished_total{state=\"failed\",reason=\"exit_code\"} 1",
         "gristmill_nodes{zone=\"default\",state=\"active\"} 1",
         "gristmill_node_cores{zone=\"default\"} 4",
+        "gristmill_jobs_queued{zone=\"_any\"} 0",
         "gristmill_queue_oldest_age_seconds 0",
         "gristmill_http_request_duration_seconds_count{route=\"/v1/jobs\",method=\"POST\",status=\"201\"} 3",
         "gristmill_http_request_duration_seconds_count{route=\"unknown\",method=\"GET\",status=\"404\"} 1",
@@ -108,11 +109,9 @@ async fn the_metrics_are_well_formed_and_have_all_that_alerts_and_dashboard_ask_
     let rules = deploy.join("prometheus/gristmill.rules.yml");
     let rule_text = fs::read_to_string(&rules).expect("the rules");
     let expressions = rule_text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
-    let dashboard = fs::read(deploy.join("grafana/gristmill.json")).expect("the dashboard");
-    let dashboard: Value = serde_json::from_slice(&dashboard).expect("the dashboard is JSON");
-    let panels = dashboard["panels"].as_array().expect("panels");
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
-    let asked: Vec<&str> = targets.map(|target| target["expr"].as_str().expect("an expression")).collect();
+    let dashboard = dashboards::dashboard();
+    let asked: Vec<_> =
+        dashboards::expressions(&dashboard).into_iter().map(|(_, expression)| expression).collect();
     assert!(asked.len() > 30, "{} expressions", asked.len());
     let wanted: BTreeSet<_> = expressions.chain(asked.iter().copied()).flat_map(named).collect();
     let missing: Vec<_> = wanted.difference(&found).collect();

@@ -3,13 +3,12 @@
 use std::{fmt::Write, sync::Arc};
 
 use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use gristmill_protocol::{Digest, ErrorCode};
 
 use super::{
-    extract::is_known,
     ranges::{Wanted, wanted},
     segments::Segments,
 };
@@ -53,16 +52,9 @@ pub(super) async fn blob(
 /// Answers with content that never changes, as a whole or in the parts that the request asks for.
 /// Nothing is read before the body is polled, so that `HEAD` costs nothing.
 pub(super) fn answer(app: &Arc<App>, headers: &HeaderMap, content: &Content) -> Result<Response, ApiError> {
-    check_match(headers, &content.etag)?;
     let size = content.segments.size();
-    if is_known(headers, &content.etag) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        describe(response.headers_mut(), content);
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
-        return Ok(response);
-    }
     let (segments, media_type, range) = match wanted(headers, Some(&content.etag), size) {
-        Wanted::Outside => return Ok(outside(size)),
+        Wanted::Outside(_) => return Ok(outside(size)),
         Wanted::Whole => (content.segments.clone(), content.media_type.to_owned(), None),
         Wanted::Parts(parts) => match parts.as_slice() {
             [range] => {
@@ -102,7 +94,7 @@ pub(super) fn answer(app: &Arc<App>, headers: &HeaderMap, content: &Content) -> 
     Ok(response)
 }
 
-fn set(headers: &mut HeaderMap, name: header::HeaderName, text: &str) -> Result<(), ApiError> {
+pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) -> Result<(), ApiError> {
     headers.insert(name, HeaderValue::from_str(text).map_err(ApiError::internal)?);
     Ok(())
 }
@@ -115,17 +107,6 @@ pub(super) fn outside(size: u64) -> Response {
         response.headers_mut().insert(header::CONTENT_RANGE, value);
     }
     response
-}
-
-/// Fails with `precondition_failed` when `If-Match` names other content than is there.
-fn check_match(headers: &HeaderMap, etag: &str) -> Result<(), ApiError> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(()) };
-    let tags = value.to_str().unwrap_or_default();
-    if tags.split(',').any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag) {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::PreconditionFailed, "the content is another one than If-Match names")
-        .with_hint(format!("its ETag is {etag}")))
 }
 
 fn describe(headers: &mut HeaderMap, content: &Content) {

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use gristmill_protocol::{ErrorCode, job::JobTag, limits::BODY_BYTES_MAX};
+use gristmill_protocol::{ErrorCode, limits::BODY_BYTES_MAX};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{body, context::Context, json_fault, objects::Objects, openapi::words};
@@ -172,8 +172,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Vec<u64>>, ApiError
         let is_weak = rest.starts_with("W/");
         let tag = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"').ok_or_else(invalid)?;
         let (tag, after) = tag.split_once('"').ok_or_else(invalid)?;
-        let known = tag.parse::<JobTag>().ok().filter(|known| !is_weak && known.to_string() == tag);
-        versions.extend(known.map(JobTag::version));
+        versions.extend(tag_version(tag).filter(|_| !is_weak));
         rest = after;
     }
 }
@@ -189,16 +188,13 @@ pub(super) fn if_version(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     }
 }
 
-/// Whether the caller has this version already (`If-None-Match`).
-pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|value| {
-        value.split(',').any(|known| known.trim().trim_start_matches("W/") == etag || known.trim() == "*")
-    })
-}
-
-/// The entity tag of a version.
-pub(super) fn etag(version: impl Display) -> String {
-    format!("\"{version}\"")
+/// The version in a tag of ours: all of it, or what stands before a dot and what else tells apart what is
+/// shown, such as a job's phase.
+fn tag_version(tag: &str) -> Option<u64> {
+    let (version, shown) = tag.split_once('.').map_or((tag, None), |(version, shown)| (version, Some(shown)));
+    let is_ours = |shown: &str| !shown.is_empty() && shown.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let known: u64 = version.parse().ok()?;
+    (known.to_string() == version && shown.is_none_or(is_ours)).then_some(known)
 }
 
 /// A duration such as `30s` of a parameter, cut at `max`.
@@ -229,7 +225,7 @@ pub(super) fn json<T: Serialize>(value: &T, version: Option<u64>) -> Response {
 /// A JSON answer with an entity tag.
 pub(super) fn tagged<T: Serialize>(value: &T, tag: impl Display) -> Response {
     let mut response = axum::Json(value).into_response();
-    if let Ok(tag) = HeaderValue::from_str(&etag(tag)) {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{tag}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
@@ -265,7 +261,18 @@ mod tests {
         assert_eq!(of("*"), Ok(None));
         assert_eq!(of("\"3\""), Ok(Some(vec![3])));
         assert_eq!(of("\"3\", \"4\""), Ok(Some(vec![3, 4])));
-        for other in ["W/\"3\"", "\"a,b\"", "\"+3\"", "\"03\"", "", ",", "\"99999999999999999999\""] {
+        assert_eq!(of("\"3.compiling\", \"4.00ff\""), Ok(Some(vec![3, 4])));
+        for other in [
+            "W/\"3\"",
+            "\"a,b\"",
+            "\"+3\"",
+            "\"03\"",
+            "\"3.\"",
+            "\"3.a.b\"",
+            "",
+            ",",
+            "\"99999999999999999999\"",
+        ] {
             assert_eq!(of(other), Ok(Some(vec![])), "{other}");
         }
         let mut headers = HeaderMap::new();

@@ -1,6 +1,6 @@
 //! `GET /metrics`, in the text format of Prometheus: base units, few labels, of names those of zones alone.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -16,6 +16,9 @@ use crate::{
     error::ApiError,
     ops::{self, Metrics, ZoneNodes},
 };
+
+/// The zone of waiting jobs that name none. No zone can have this name.
+const ANY_ZONE: &str = "_any";
 
 /// `GET /metrics`.
 pub(super) async fn show(State(app): State<Arc<App>>, User(principal): User) -> Result<Response, ApiError> {
@@ -192,6 +195,16 @@ fn present(text: &mut Exposition, metrics: &Metrics) {
         text.line("gristmill_jobs", &[("state", state.as_str())], count);
     }
     text.gauge("gristmill_queue_depth", "Jobs waiting for a lease.", metrics.jobs.queue_depth);
+    let name = "gristmill_jobs_queued";
+    text.head(name, "gauge", "Jobs waiting for a lease, by the zone that they name; _any if they name none.");
+    // Every zone is there, also one for which nothing waits, and one that only jobs name.
+    let mut waiting: BTreeMap<_, _> = metrics.zones.keys().map(|zone| (zone.as_str(), 0)).collect();
+    waiting.insert(ANY_ZONE, 0);
+    let named = metrics.jobs.waiting_by_zone.iter();
+    waiting.extend(named.map(|(zone, count)| (zone.as_deref().unwrap_or(ANY_ZONE), *count)));
+    for (zone, count) in waiting {
+        text.line(name, &[("zone", zone)], count);
+    }
     text.gauge("gristmill_leases_active", "Leases that have not ended.", metrics.jobs.leases);
     let waited = metrics.oldest_wait.as_secs_f64();
     text.gauge("gristmill_queue_oldest_age_seconds", "Age of the oldest job that waits for a lease.", waited);
@@ -207,6 +220,10 @@ fn present(text: &mut Exposition, metrics: &Metrics) {
     by_zone(text, metrics, "gristmill_node_memory_bytes", "Memory that active nodes offer.", |nodes| {
         nodes.memory_bytes as f64
     });
+    let help = "Cores of active nodes that leases bind.";
+    by_zone(text, metrics, "gristmill_node_cores_used", help, |nodes| nodes.cpus_milli_used as f64 / 1_000.0);
+    let help = "Memory of active nodes that leases bind.";
+    by_zone(text, metrics, "gristmill_node_memory_used_bytes", help, |nodes| nodes.memory_bytes_used as f64);
     let help = "Age of the oldest last heartbeat among active and draining nodes.";
     by_zone(text, metrics, "gristmill_node_heartbeat_age_seconds", help, |nodes| nodes.silent.as_secs_f64());
     text.gauge("gristmill_blobs", "Blobs.", metrics.blobs);

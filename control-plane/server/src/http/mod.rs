@@ -2,6 +2,7 @@
 
 mod access;
 mod body;
+mod conditions;
 mod context;
 mod download;
 mod extract;

@@ -4,13 +4,13 @@ use std::sync::LazyLock;
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderValue, header},
+    response::Response,
 };
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{extract::is_known, openapi, routes};
+use super::{openapi, routes};
 
 /// The page loads its own script and style and asks its own server, and nothing else.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -32,12 +32,8 @@ impl Fixed {
         Self { bytes, media_type: HeaderValue::from_static(media_type), etag }
     }
 
-    fn answer(&self, asked: &HeaderMap) -> Response {
-        let mut response = if is_known(asked, &self.etag) {
-            StatusCode::NOT_MODIFIED.into_response()
-        } else {
-            Response::new(Body::from(self.bytes.clone()))
-        };
+    fn answer(&self) -> Response {
+        let mut response = Response::new(Body::from(self.bytes.clone()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, self.media_type.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -66,23 +62,23 @@ pub fn description() -> Bytes {
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi(headers: HeaderMap) -> Response {
-    DOCUMENT.answer(&headers)
+pub(super) async fn openapi() -> Response {
+    DOCUMENT.answer()
 }
 
 /// `GET /docs`.
-pub(super) async fn page(headers: HeaderMap) -> Response {
-    let mut response = PAGE.answer(&headers);
+pub(super) async fn page() -> Response {
+    let mut response = PAGE.answer();
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
     response
 }
 
 /// `GET /docs/page.css`.
-pub(super) async fn style(headers: HeaderMap) -> Response {
-    STYLE.answer(&headers)
+pub(super) async fn style() -> Response {
+    STYLE.answer()
 }
 
 /// `GET /docs/page.js`.
-pub(super) async fn script(headers: HeaderMap) -> Response {
-    SCRIPT.answer(&headers)
+pub(super) async fn script() -> Response {
+    SCRIPT.answer()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{problem, routes};
+use super::{conditions, problem, routes};
 use crate::app::App;
 
 /// The API as a service. Handlers read their bodies themselves, each with its own limit.
@@ -17,6 +17,7 @@ pub fn router(app: Arc<App>) -> Router {
     described
         .fallback(problem::unknown_path)
         .method_not_allowed_fallback(problem::unknown_method)
+        .layer(middleware::from_fn(conditions::apply))
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), problem::frame))

@@ -1,9 +1,12 @@
 //! Count what there is, for monitoring.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use gristmill_lifecycle::totals::{Histogram, Totals};
-use gristmill_protocol::{Timestamp, node::NodeState, tenancy::Scope};
+use gristmill_protocol::{NodeId, Timestamp, node::NodeState, tenancy::Scope};
 
 use crate::{
     app::App,
@@ -56,6 +59,10 @@ pub struct ZoneNodes {
     pub cpus_milli: u64,
     /// Memory that active nodes offer, in bytes.
     pub memory_bytes: u64,
+    /// CPU of active nodes that leases bind, in thousandths of a core.
+    pub cpus_milli_used: u64,
+    /// Memory of active nodes that leases bind, in bytes.
+    pub memory_bytes_used: u64,
     /// How long ago the active or draining node was heard of that has been silent longest.
     pub silent: Duration,
 }
@@ -68,6 +75,7 @@ const COUNTS_KEPT: Duration = Duration::from_secs(1);
 pub struct Counts {
     counted_at: Timestamp,
     jobs: JobCounts,
+    loads: HashMap<NodeId, (u32, u64)>,
     blobs: u64,
     blob_bytes: u64,
 }
@@ -84,12 +92,13 @@ pub async fn read_metrics(app: &App, who: &Principal) -> Result<Metrics, ApiErro
         counts
     } else {
         let jobs = app.store.job_counts().await?;
+        let loads = app.store.lease_loads().await?;
         let (blobs, blob_bytes) = app.store.blob_totals().await?;
-        Counts { counted_at: now, jobs, blobs, blob_bytes }
+        Counts { counted_at: now, jobs, loads, blobs, blob_bytes }
     };
     *kept = Some(counts.clone());
     drop(kept);
-    let Counts { jobs, blobs, blob_bytes, .. } = counts;
+    let Counts { jobs, loads, blobs, blob_bytes, .. } = counts;
     let waits = jobs.oldest_waiting.map(|since| now.duration_since(since));
     Ok(Metrics {
         oldest_wait: waits.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default(),
@@ -100,7 +109,7 @@ pub async fn read_metrics(app: &App, who: &Principal) -> Result<Metrics, ApiErro
         purged_bytes: app.purged.bytes(),
         blobs,
         blob_bytes,
-        zones: zones(app, now),
+        zones: zones(app, now, &loads),
         denials: app.denials.counts(),
         requests: app.requests.read(),
         process: process_use(),
@@ -109,7 +118,7 @@ pub async fn read_metrics(app: &App, who: &Principal) -> Result<Metrics, ApiErro
 }
 
 /// Every zone is there, with every state, so that a graph shows zeros instead of gaps.
-fn zones(app: &App, now: Timestamp) -> BTreeMap<String, ZoneNodes> {
+fn zones(app: &App, now: Timestamp, loads: &HashMap<NodeId, (u32, u64)>) -> BTreeMap<String, ZoneNodes> {
     let none = || ZoneNodes {
         states: NodeState::ALL.iter().map(|state| (*state, 0)).collect(),
         ..ZoneNodes::default()
@@ -123,6 +132,9 @@ fn zones(app: &App, now: Timestamp) -> BTreeMap<String, ZoneNodes> {
         if state == NodeState::Active {
             zone.cpus_milli += u64::from(node.record.capabilities.cpus_milli);
             zone.memory_bytes += node.record.capabilities.memory_bytes;
+            let (cpus_milli, memory_bytes) = loads.get(&node.record.id).copied().unwrap_or_default();
+            zone.cpus_milli_used += u64::from(cpus_milli);
+            zone.memory_bytes_used += memory_bytes;
         }
         if matches!(state, NodeState::Active | NodeState::Draining)
             && let Some(seen_at) = node.seen_at

@@ -1,6 +1,6 @@
 //! Jobs, attempts, leases, logs, outputs and events as they are kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -111,6 +111,8 @@ pub struct JobCounts {
     pub active: Vec<(JobState, u64)>,
     /// Waiting jobs over all tenants.
     pub queue_depth: u64,
+    /// Waiting jobs by the zone that they name; those that name none are under `None`.
+    pub waiting_by_zone: BTreeMap<Option<String>, u64>,
     /// Leases that have not ended.
     pub leases: u64,
     /// When the job was accepted that waits longest; absent when none waits.

@@ -4,7 +4,10 @@ use gristmill_protocol::tenancy::Scope;
 use insta::assert_snapshot;
 use serde_json::json;
 
-use crate::http_api::{ADMIN, Api, call, digest};
+use crate::{
+    http_api::{ADMIN, Api, call, digest},
+    http_node::leased,
+};
 
 #[tokio::test]
 async fn every_wrong_request_gets_a_problem_document() {
@@ -110,6 +113,8 @@ async fn liveness_needs_no_token_and_metrics_need_their_scope_and_tell_no_names(
     for line in [
         "gristmill_jobs{state=\"queued\"} 1",
         "gristmill_queue_depth 1",
+        "gristmill_jobs_queued{zone=\"_any\"} 1",
+        "gristmill_jobs_queued{zone=\"default\"} 0",
         "gristmill_jobs_submitted_total 1",
         "gristmill_leases_active 0",
         "gristmill_nodes{zone=\"default\",state=\"active\"} 1",
@@ -131,4 +136,45 @@ async fn liveness_needs_no_token_and_metrics_need_their_scope_and_tell_no_names(
     api.app.shutdown.cancel();
     assert_eq!(api.send(call("GET", "/readyz")).await.status, 503);
     assert_eq!(api.send(call("GET", "/livez").token(ADMIN)).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_queue_and_the_use_of_nodes_are_counted_by_zone() {
+    let api = Api::start().await;
+    api.publish("mill", "1.0.0").await;
+    assert_eq!(api.admin(call("POST", "/v1/zones").json(&json!({"name": "lab"}))).await.status, 201);
+    let node = api.enroll("grinder").await;
+    let limits = json!({"cpus_milli": 1_500, "memory_bytes": 64 << 20});
+    leased(&api, &node, &json!({"module": "mill", "limits": limits})).await;
+    for (zone, count) in [(json!(null), 1), (json!("default"), 2), (json!("lab"), 3)] {
+        for _ in 0..count {
+            let spec = json!({"module": "mill", "zone": zone});
+            assert_eq!(api.admin(call("POST", "/v1/jobs").json(&spec)).await.status, 201);
+        }
+    }
+    let shown = async || {
+        let metrics = api.admin(call("GET", "/metrics")).await;
+        String::from_utf8(metrics.body.to_vec()).expect("is text")
+    };
+    let text = shown().await;
+    for line in [
+        "gristmill_jobs_queued{zone=\"_any\"} 1",
+        "gristmill_jobs_queued{zone=\"default\"} 2",
+        "gristmill_jobs_queued{zone=\"lab\"} 3",
+        "gristmill_queue_depth 6",
+        "gristmill_jobs{state=\"queued\"} 7",
+        "gristmill_leases_active 1",
+        "gristmill_node_cores_used{zone=\"default\"} 1.5",
+        "gristmill_node_memory_used_bytes{zone=\"default\"} 67108864",
+        "gristmill_node_cores_used{zone=\"lab\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    api.admin(call("POST", format!("/v1/nodes/{}/drain", node.id))).await;
+    api.clock.advance_s(1);
+    let text = shown().await;
+    for name in ["gristmill_node_cores", "gristmill_node_cores_used"] {
+        let line = format!("{name}{{zone=\"default\"}} 0");
+        assert!(text.lines().any(|found| found == line), "a node that drains offers nothing: {text}");
+    }
 }

@@ -124,6 +124,61 @@ async fn one_stream_alone_and_a_later_attempt_can_be_followed() {
     api_hides(&attempt).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_read_in_parts_while_it_grows_and_has_a_tag_when_it_is_complete() {
+    let attempt = Arc::new(Attempt::start().await);
+    attempt.write("stdout", 0, b"0123456789").await;
+    let asked = |headers: &[(&'static str, &str)]| {
+        headers.iter().fold(call("GET", attempt.path()), |call, (name, value)| call.header(name, *value))
+    };
+    let ask = async |headers: &[(&'static str, &str)]| {
+        let answer = attempt.api.admin(asked(headers)).await;
+        let which = answer.header("content-range").map(str::to_owned);
+        let body = if answer.status.is_success() { answer.body.to_vec() } else { Vec::new() };
+        (answer.status.as_u16(), which, String::from_utf8(body).expect("is text"))
+    };
+    let part = |which: &str, text: &str| (206, Some(which.to_owned()), text.to_owned());
+    let whole = |text: &str| (200, None, text.to_owned());
+    let growing = attempt.api.admin(asked(&[])).await;
+    assert_eq!((growing.header("etag"), growing.header("accept-ranges")), (None, Some("bytes")));
+    assert_eq!(ask(&[("range", "bytes=2-4")]).await, part("bytes 2-4/*", "234"));
+    assert_eq!(ask(&[("range", "bytes=-3")]).await, part("bytes 7-9/*", "789"));
+    assert_eq!(ask(&[("range", "bytes=8-20")]).await, part("bytes 8-9/*", "89"));
+    assert_eq!(ask(&[("range", "bytes=2-4"), ("if-range", "\"log-10\"")]).await, whole("0123456789"));
+    assert_eq!(ask(&[("if-none-match", "*")]).await, whole("0123456789"));
+    assert_eq!(ask(&[("if-match", "*")]).await, whole("0123456789"));
+    for headers in [&[("if-match", "\"log-10\"")][..], &[("if-match", "\"log-10\""), ("range", "bytes=2-4")]]
+    {
+        assert_eq!(ask(headers).await.0, 412, "what still grows is not what anybody expects");
+    }
+    assert_eq!(ask(&[("range", "bytes=10-")]).await, (416, Some("bytes */10".into()), String::new()));
+
+    let waiting = {
+        let (attempt, target) = (attempt.clone(), format!("{}?wait=50s", attempt.path()));
+        let next = call("GET", target).header("range", "bytes=11-11");
+        TaskTracker::new().spawn(async move { attempt.api.admin(next).await })
+    };
+    attempt.write("stdout", 10, b"a").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!waiting.is_finished(), "the byte before is not what is waited for");
+    attempt.write("stderr", 0, b"bc").await;
+    let next = waiting.await.expect("an answer");
+    assert_eq!((next.status.as_u16(), &next.body[..]), (206, &b"b"[..]));
+    assert_eq!(next.header("content-range"), Some("bytes 11-11/*"));
+    assert_eq!(next.header("gristmill-log-next"), Some("12"));
+
+    attempt.finish().await;
+    let tag = "\"log-13\"";
+    assert_eq!(attempt.api.admin(asked(&[])).await.header("etag"), Some(tag));
+    assert_eq!(ask(&[("range", "bytes=12-"), ("if-range", tag)]).await, part("bytes 12-12/13", "c"));
+    assert_eq!(ask(&[("if-none-match", tag)]).await.0, 304);
+    assert_eq!(ask(&[("if-match", tag)]).await.0, 200);
+    assert_eq!(ask(&[("range", "bytes=13-")]).await, (416, Some("bytes */13".into()), String::new()));
+    let offset = call("GET", format!("{}?offset=11", attempt.path())).header("range", "bytes=0-0");
+    let offset = attempt.api.admin(offset).await;
+    assert_eq!((offset.status.as_u16(), &offset.body[..]), (200, &b"bc"[..]), "the offset is stronger");
+}
+
 async fn api_hides(attempt: &Attempt) {
     attempt.api.token("gmu_other", "other", &[gristmill_protocol::tenancy::Scope::Read]).await;
     let foreign = call("GET", attempt.path()).header("accept", "text/event-stream").token("gmu_other");

@@ -18,7 +18,7 @@ async fn document() -> Value {
 }
 
 /// Every operation with its path and method.
-fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
+pub(crate) fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
     let paths = document["paths"].as_object().expect("there are paths");
     paths
         .iter()

@@ -20,7 +20,8 @@ use crate::ops;
 
 const INTRODUCTION: &str = "Gristmill runs WebAssembly programs as jobs. Errors are problem documents (RFC 9457) \
     with a `code` from a closed list, a `hint`, and the fields that are wrong. Lists are paged: pass \
-    `next_page_token` on as `page_token`. Things that change carry an `ETag`. Every answer carries \
+    `next_page_token` on as `page_token`. Things that change carry an `ETag`, \
+    and so do bytes; whatever has one is read under `If-Match` and `If-None-Match`. Every answer carries \
     `X-Request-Id`, which finds the request in the server's log.\n\nAnswers may get new fields, and closed lists \
     new values; requests with unknown fields or parameters are refused.";
 

@@ -8,4 +8,4 @@ mod schemas;
 pub(super) mod words;
 
 pub(super) use document::document;
-pub(super) use operation::{Operation, Tag, group};
+pub(super) use operation::{KNOWN, Operation, Tag, group};

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 
+/// When what is asked for is not sent again.
+pub(in crate::http) const KNOWN: &str = "The caller has this (`If-None-Match`).";
+
 /// How a type gets into the components.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
@@ -341,7 +344,32 @@ impl Operation {
 
     /// The answer described last carries the thing's version as its entity tag.
     pub(in crate::http) fn tagged(self) -> Self {
-        self.with("etag", "The version, in quotes.", json!({"type": "string", "pattern": "^\"[0-9]+\"$"}))
+        self.tagged_as("The version, in quotes.", "^\"[0-9]+\"$")
+    }
+
+    /// The answer described last carries an entity tag with this pattern. What is read can be asked for under
+    /// conditions on it.
+    pub(in crate::http) fn tagged_as(self, about: &'static str, pattern: &str) -> Self {
+        let tag = || json!({"type": "string", "pattern": pattern});
+        let tagged = self.with("etag", about, tag());
+        if tagged.method != "get" {
+            return tagged;
+        }
+        tagged.conditions().answers_nothing(304, KNOWN).with("etag", about, tag())
+    }
+
+    /// Can be read under conditions, which `http/conditions.rs` decides for all.
+    pub(in crate::http) fn conditions(self) -> Self {
+        use super::words::KnownTags;
+        self.header::<KnownTags>(
+            "if-match",
+            "Entity tags of what the caller expects, or `*`; it is refused if it is another one now.",
+        )
+        .header::<KnownTags>(
+            "if-none-match",
+            "Entity tags of what the caller has, or `*`; it is not sent again.",
+        )
+        .refuses(&[ErrorCode::PreconditionFailed])
     }
 
     /// The answer described last carries the job's version as its entity tag, and its phase.
@@ -350,8 +378,10 @@ impl Operation {
             "^\"[0-9]+(\\.({}))?\"$",
             WorkPhase::ALL.iter().map(|phase| phase.as_str()).collect::<Vec<_>>().join("|")
         );
-        let about = "The version in quotes, followed by a dot and the phase once the node has told it.";
-        self.with("etag", about, json!({"type": "string", "pattern": pattern}))
+        self.tagged_as(
+            "The version in quotes, followed by a dot and the phase once the node has told it.",
+            &pattern,
+        )
     }
 
     /// The answer described last says where the new thing is.
@@ -371,7 +401,7 @@ impl Operation {
         tag: &'static str,
         head_id: Option<&'static str>,
     ) -> Self {
-        use super::words::{ByteRange, ContentTags, KnownTags};
+        use super::words::{ByteRange, ContentTags};
         let described = |operation: Self| {
             operation
                 .with("etag", "Names the content.", json!({"type": "string", "pattern": tag}))
@@ -387,8 +417,7 @@ impl Operation {
         self = self
             .header::<ByteRange>("range", "Up to 16 ranges of bytes that do not overlap; anything else is ignored and answered in full.")
             .header::<ContentTags>("if-range", "Entity tag of the content that the ranges are of; all of it is sent if it is another one.")
-            .header::<ContentTags>("if-match", "Entity tags of the content that the caller expects, or `*`.")
-            .header::<KnownTags>("if-none-match", "Entity tags of the content that the caller has.");
+            .conditions();
         self = described(self.answers_in(200, media_type, None, "The bytes."));
         self = described(self.answers_in(206, media_type, None, "The one range that was asked for.")).with(
             "content-range",
@@ -397,8 +426,7 @@ impl Operation {
         );
         self =
             described(self.answers_in(206, "multipart/byteranges", None, "The ranges that were asked for."));
-        described(self.answers_nothing(304, "The caller has these bytes (`If-None-Match`)."))
-            .refuses(&[ErrorCode::RangeNotSatisfiable, ErrorCode::PreconditionFailed])
+        described(self.answers_nothing(304, KNOWN)).refuses(&[ErrorCode::RangeNotSatisfiable])
     }
 
     /// Can also fail with these codes.

@@ -14,10 +14,9 @@ use serde_json::json;
 
 use crate::http::{
     openapi::{
-        Operation, Tag, group,
+        KNOWN, Operation, Tag, group,
         words::{
-            AttemptNumber, ByteRange, ContentTags, IdempotencyKey, KnownTags, LogPosition, OutputPath,
-            Traceparent,
+            AttemptNumber, ByteRange, ContentTags, IdempotencyKey, LogPosition, OutputPath, Traceparent,
         },
     },
     user::{bulk, jobs, logs},
@@ -79,10 +78,7 @@ fn reading() -> Vec<Operation> {
             .needs(Scope::Read)
             .at::<JobId>("id", JOB)
             .query::<jobs::WaitQuery>()
-            .header::<KnownTags>("if-none-match", "Entity tag of the version that the caller has.")
             .answers::<JobView>(200, "The job.")
-            .tagged_with_phase()
-            .answers_nothing(304, "The caller has this version.")
             .tagged_with_phase()
             .refuses(&[NotFound]),
         Operation::get("/v1/jobs/{id}/placement", jobs::placement)
@@ -127,7 +123,8 @@ fn log() -> Operation {
         operation
             .with("gristmill-log-next", "Where to go on.", json!({"type": "integer", "minimum": 0}))
             .with("gristmill-log-end", "Whether that is the end.", json!({"enum": ["true", "false"]}))
-            .may_have("etag", "Names the log once it is complete.", tag())
+            .with("accept-ranges", "Ranges are served.", json!({"const": "bytes"}))
+            .may_have("etag", "Names the log once it is complete; one that still grows has none.", tag())
     };
     let operation = Operation::get("/v1/jobs/{id}/attempts/{number}/logs", logs::read)
         .named("readLog", "Read or follow a log", "Raw bytes as the guest wrote them, at most 1 MiB in one answer. Go on at `gristmill-log-next` until `gristmill-log-end` is `true`; with `wait`, the answer comes when there is something new. With `Accept: text/event-stream` a stream that follows the log: messages `log` with pieces of it, and at the end of the attempt one message `end`.")
@@ -135,9 +132,9 @@ fn log() -> Operation {
         .at::<JobId>("id", JOB)
         .at::<AttemptNumber>("number", "Number of the attempt, from 1.")
         .query::<logs::LogQuery>()
-        .header::<ByteRange>("range", "One range, such as `bytes=N-` (another form of `offset=N`) or `bytes=-N` for the last bytes; anything else is ignored.")
-        .header::<ContentTags>("if-range", "Entity tag of the complete log that the range is of; the log from its beginning is sent if it is another one.")
-        .header::<KnownTags>("if-none-match", "Entity tag of the complete log that the caller has.")
+        .header::<ByteRange>("range", "One range, such as `bytes=0-99` or `bytes=-100` for the last bytes, of the log as far as it has come; anything else is ignored, and so is a range beside `offset`. One that begins where nothing is yet waits as long as `wait` says, and is `range_not_satisfiable` then.")
+        .header::<ContentTags>("if-range", "Entity tag of the complete log that the range is of; the log from its beginning is sent if it is another one, or still grows.")
+        .conditions()
         .header::<LogPosition>("last-event-id", "Of a stream: the id of the last message that the caller got.");
     let whole = described(operation.answers_in(
         200,
@@ -154,7 +151,7 @@ fn log() -> Operation {
             "Which bytes these are.",
             json!({"type": "string", "pattern": "^bytes [0-9]+-[0-9]+/([0-9]+|\\*)$"}),
         )
-        .answers_nothing(304, "The caller has the complete log.")
+        .answers_nothing(304, KNOWN)
         .with("etag", "Names the log.", tag())
         .refuses(&[NotFound, RangeNotSatisfiable])
 }

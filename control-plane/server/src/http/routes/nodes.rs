@@ -13,6 +13,10 @@ use crate::http::{
 };
 
 const NODE: &str = "The node.";
+const TAG: (&str, &str) = (
+    "The version in quotes, followed by a dot and a digest of all that is shown, which heartbeats and leases change. For `If-Match`, the version alone counts where something is changed.",
+    "^\"[0-9]+\\.[0-9a-f]{16}\"$",
+);
 
 pub(super) fn operations() -> Vec<Operation> {
     let operations = vec![
@@ -26,7 +30,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .needs(Scope::Read)
             .at::<NodeId>("id", NODE)
             .answers::<NodeView>(200, "The node.")
-            .tagged()
+            .tagged_as(TAG.0, TAG.1)
             .refuses(&[NotFound]),
         Operation::post("/v1/nodes/{id}/drain", nodes::drain)
             .named("drainNode", "Drain a node", "It finishes what runs and takes nothing new. A second call changes nothing.")
@@ -34,7 +38,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .at::<NodeId>("id", NODE)
             .under_condition()
             .answers::<NodeView>(200, "The node as it is now.")
-            .tagged()
+            .tagged_as(TAG.0, TAG.1)
             .refuses(&[NotFound, Conflict]),
         Operation::post("/v1/nodes/{id}/resume", nodes::resume)
             .named("resumeNode", "End a node's drain", "It takes work again.")
@@ -42,7 +46,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .at::<NodeId>("id", NODE)
             .under_condition()
             .answers::<NodeView>(200, "The node as it is now.")
-            .tagged()
+            .tagged_as(TAG.0, TAG.1)
             .refuses(&[NotFound, Conflict]),
         Operation::post("/v1/nodes/{id}/revoke", nodes::revoke)
             .named("revokeNode", "Take a node's identity back", "Its calls are refused from now on, and it cannot return; its jobs run elsewhere when their leases have ended.")
@@ -50,7 +54,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .at::<NodeId>("id", NODE)
             .under_condition()
             .answers::<NodeView>(200, "The node as it is now.")
-            .tagged()
+            .tagged_as(TAG.0, TAG.1)
             .refuses(&[NotFound]),
         Operation::post("/v1/join-tokens", nodes::create_join_token)
             .named("createJoinToken", "Make a join token", "A node redeems it once, within 15 minutes at most, and belongs to the token's zone from then on. The secret is shown only now.")

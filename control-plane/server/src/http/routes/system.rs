@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     http::{
         metrics,
-        openapi::{Operation, Tag, group, words::KnownTags},
+        openapi::{Operation, Tag, group},
         reference, system,
     },
     ops::Readiness,
@@ -84,13 +84,9 @@ fn description() -> Vec<Operation> {
 
 /// What is the same for everybody for as long as the process lives.
 fn fixed(operation: Operation, media_type: &'static str, example: Value) -> Operation {
-    let etag = || json!({"type": "string", "pattern": "^\"[0-9a-f]{32}\"$"});
     operation
         .open()
-        .header::<KnownTags>("if-none-match", "Entity tag of what the caller has.")
         .answers_in(200, media_type, Some(example), "Here it is.")
-        .with("etag", "Changes with the content.", etag())
-        .answers_nothing(304, "The caller has it.")
-        .with("etag", "Changes with the content.", etag())
+        .tagged_as("Changes with the content.", "^\"[0-9a-f]{32}\"$")
         .refuses(&[Forbidden])
 }

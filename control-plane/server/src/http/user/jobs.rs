@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
 };
 use gristmill_protocol::{
     JobId, JobSpec, JobView, Page, Timestamp, TraceContext, job::JobFilter, job::JobState, job::JobTag,
@@ -16,9 +16,7 @@ use crate::{
     error::ApiError,
     http::{
         download,
-        extract::{
-            At, Json, Query, User, etag, id, if_version, is_known, json, located, switch, tagged, wait,
-        },
+        extract::{At, Json, Query, User, id, if_version, json, located, switch, tagged, wait},
         openapi::words,
         tar,
     },
@@ -161,13 +159,6 @@ pub(in crate::http) async fn get(
         (Some(wait), None) => ops::wait_job(&app, &principal, job, wait).await?,
         (None, _) => ops::get_job(&app, &principal, job).await?,
     };
-    let tag = etag(JobTag::of(&job));
-    if is_known(&headers, &tag) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        let tag = HeaderValue::from_str(&tag).map_err(ApiError::internal)?;
-        response.headers_mut().insert(header::ETAG, tag);
-        return Ok(response);
-    }
     Ok(answer(&job))
 }
 
@@ -244,7 +235,7 @@ pub(in crate::http) async fn outputs(
 ) -> Result<Response, ApiError> {
     let job = job_id(&job)?;
     if !query.is_tar(&headers)? {
-        return Ok(json(&ops::list_outputs(&app, &principal, job).await?, None));
+        return Ok(by_accept(json(&ops::list_outputs(&app, &principal, job).await?, None)));
     }
     let (outputs, finished_at) = ops::all_outputs(&app, &principal, job).await?;
     let content = download::Content {
@@ -253,7 +244,14 @@ pub(in crate::http) async fn outputs(
         media_type: TAR,
         file_name: Some(format!("{job}.tar")),
     };
-    download::answer(&app, &headers, &content)
+    download::answer(&app, &headers, &content).map(by_accept)
+}
+
+/// Makes an answer say that another `Accept` may get another one, so that no cache gives out the archive
+/// in the place of the list.
+fn by_accept(mut response: Response) -> Response {
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 /// `GET` and `HEAD /v1/jobs/{id}/outputs/{path}`.

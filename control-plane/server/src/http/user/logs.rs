@@ -1,12 +1,12 @@
 //! `/v1/jobs/{id}/attempts/{n}/logs`.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response, sse::Event},
+    response::{Response, sse::Event},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use gristmill_protocol::attempt::{LogEndView, LogPieceView};
@@ -16,12 +16,14 @@ use crate::{
     app::App,
     error::ApiError,
     http::{
+        conditions::{self, Verdict},
         download,
-        extract::{At, Query, User, id, is_known, wait},
+        extract::{At, Query, User, id, wait},
         openapi::words,
+        ranges::{self, Wanted},
         sse::{self, Next, Source},
     },
-    ops::{self, LogFollower, LogMark, LogNews, LogPart},
+    ops::{self, LogFollower, LogMark, LogNews, LogPart, LogPiece},
 };
 
 /// Most bytes of a log in one answer.
@@ -43,28 +45,6 @@ pub(in crate::http) struct LogQuery {
     /// How long to wait for something new; at most 50 s, a longer wait is cut to that.
     #[schemars(with = "Option<words::Wait>")]
     wait: Option<String>,
-}
-
-/// Which part of a log a `Range` header asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum LogRange {
-    /// These bytes, end exclusive.
-    Bytes(Range<u64>),
-    /// The last so many bytes.
-    Last(u64),
-}
-
-/// One range; a header that is malformed or names several is passed over.
-fn log_range(headers: &HeaderMap) -> Option<LogRange> {
-    let text = headers.get(header::RANGE)?.to_str().ok()?.trim().strip_prefix("bytes=")?;
-    match text.split_once('-')? {
-        ("", last) => Some(LogRange::Last(last.parse().ok()?)),
-        (first, "") => Some(LogRange::Bytes(first.parse().ok()?..u64::MAX)),
-        (first, last) => {
-            let (first, last) = (first.parse().ok()?, last.parse::<u64>().ok()?);
-            (first <= last).then(|| LogRange::Bytes(first..last.saturating_add(1)))
-        }
-    }
 }
 
 /// `GET /v1/jobs/{id}/attempts/{n}/logs?stream=stdout|stderr|log&offset=N&wait=25s`: raw bytes, at
@@ -96,58 +76,60 @@ pub(in crate::http) async fn read(
         let asked = ops::LogQuery { select, offset, bytes_max, wait };
         ops::read_log(&app, &principal, job, number, asked)
     };
-    let asked = log_range(&headers).filter(|_| query.offset.is_none());
-    let condition = headers.get(header::IF_RANGE).map(HeaderValue::as_bytes);
-    let depends = condition.is_some() || matches!(asked, Some(LogRange::Last(_)));
-    let (mut total, mut is_changed) = (0, false);
-    if asked.is_some() && depends {
-        let now = read(u64::MAX, 0, Duration::ZERO).await?;
-        total = now.total;
-        is_changed = condition.is_some() && condition != log_tag(&now).as_deref().map(str::as_bytes);
+    let mut asked = (query.offset.unwrap_or(0), u64::MAX);
+    let mut is_range = false;
+    if query.offset.is_none() && headers.contains_key(header::RANGE) {
+        let wanted = |there: &LogPiece| ranges::wanted(&headers, tag(there).as_deref(), there.total);
+        let mut there = read(u64::MAX, 0, Duration::ZERO).await?;
+        if let Wanted::Outside(first) = wanted(&there)
+            && !there.ended
+        {
+            there = read(first, 1, wait).await?;
+        }
+        match wanted(&there) {
+            Wanted::Outside(_) => return Ok(download::outside(there.total)),
+            // What is asked for in several parts comes from its beginning.
+            Wanted::Parts(parts) => {
+                if let [part] = parts.as_slice() {
+                    (asked, is_range) = ((part.start, part.end), true);
+                }
+            }
+            Wanted::Whole => {}
+        }
     }
-    let range = asked.filter(|_| !is_changed).map(|asked| match asked {
-        LogRange::Bytes(range) => range,
-        LogRange::Last(count) => total.saturating_sub(count)..total,
-    });
-    let is_range = range.is_some();
-    let (offset, end) = range.map_or((query.offset.unwrap_or(0), u64::MAX), |range| (range.start, range.end));
-    let bytes_max = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(LOG_BYTES_MAX);
-    let piece = read(offset, bytes_max, wait).await?;
-    let tag = log_tag(&piece);
-    if let Some(tag) = tag.as_deref().filter(|tag| is_known(&headers, tag)) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        response.headers_mut().insert(header::ETAG, HeaderValue::from_str(tag).map_err(ApiError::internal)?);
-        return Ok(response);
-    }
-    let mut response = log_answer(piece, is_range)?;
-    if let Some(tag) = tag {
-        let tag = HeaderValue::from_str(&tag).map_err(ApiError::internal)?;
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    Ok(response)
+    let size = usize::try_from(asked.1 - asked.0).unwrap_or(usize::MAX).min(LOG_BYTES_MAX);
+    answer(&headers, read(asked.0, size, wait).await?, is_range)
 }
 
 /// The entity tag of a log that is complete; one that still grows has none.
-fn log_tag(piece: &ops::LogPiece) -> Option<String> {
+fn tag(piece: &LogPiece) -> Option<String> {
     piece.ended.then(|| format!("\"log-{}\"", piece.total))
 }
 
-fn log_answer(piece: ops::LogPiece, is_range: bool) -> Result<Response, ApiError> {
-    let next = piece.offset + piece.bytes.len() as u64;
-    if is_range && piece.bytes.is_empty() && piece.ended {
-        return Ok(download::outside(piece.total));
+fn answer(asked: &HeaderMap, piece: LogPiece, is_range: bool) -> Result<Response, ApiError> {
+    let tag = tag(&piece);
+    if tag.is_none() && conditions::verdict(asked, None) == Verdict::Unexpected {
+        return Err(conditions::unexpected(None));
     }
+    let next = piece.offset + piece.bytes.len() as u64;
     let is_end = piece.ended && next >= piece.total;
     let mut response = Response::new(Body::from(piece.bytes));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(LOG_END, HeaderValue::from_static(if is_end { "true" } else { "false" }));
     headers.insert(LOG_NEXT, HeaderValue::from(next));
+    if let Some(tag) = tag {
+        download::set(headers, header::ETAG, &tag)?;
+    }
     if is_range && next > piece.offset {
         let total = if piece.ended { piece.total.to_string() } else { "*".into() };
-        let range = format!("bytes {}-{}/{total}", piece.offset, next - 1);
-        headers.insert(header::CONTENT_RANGE, HeaderValue::from_str(&range).map_err(ApiError::internal)?);
+        download::set(
+            headers,
+            header::CONTENT_RANGE,
+            &format!("bytes {}-{}/{total}", piece.offset, next - 1),
+        )?;
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)

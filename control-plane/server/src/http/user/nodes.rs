@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use gristmill_protocol::{node::JoinTokenSpec, node::NodeView};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     app::App,
     error::ApiError,
     http::{
-        extract::{At, Json, Query, User, created, id, if_version, json},
+        extract::{At, Json, Query, User, created, id, if_version, json, tagged},
         openapi::words,
     },
     ops,
@@ -29,8 +30,11 @@ pub(in crate::http) struct NodeQuery {
     page_token: Option<String>,
 }
 
-fn answer(node: &NodeView) -> Response {
-    json(node, Some(node.version))
+/// Heartbeats and leases change what is shown, but not the version; the tag changes with either, so that
+/// nobody who asks for news is told that there is none.
+fn answer(node: &NodeView) -> Result<Response, ApiError> {
+    let shown = Sha256::digest(serde_json::to_vec(node).map_err(ApiError::internal)?);
+    Ok(tagged(node, format!("{}.{}", node.version, hex::encode(&shown[..8]))))
 }
 
 /// `GET /v1/nodes`.
@@ -50,7 +54,7 @@ pub(in crate::http) async fn get(
     User(principal): User,
     At(node): At<String>,
 ) -> Result<Response, ApiError> {
-    Ok(answer(&ops::get_node(&app, &principal, id("node", &node)?).await?))
+    answer(&ops::get_node(&app, &principal, id("node", &node)?).await?)
 }
 
 /// `POST /v1/nodes/{id}/drain`.
@@ -61,7 +65,7 @@ pub(in crate::http) async fn drain(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let node = id("node", &node)?;
-    Ok(answer(&ops::drain_node(&app, &principal, node, if_version(&headers)?).await?))
+    answer(&ops::drain_node(&app, &principal, node, if_version(&headers)?).await?)
 }
 
 /// `POST /v1/nodes/{id}/resume`.
@@ -72,7 +76,7 @@ pub(in crate::http) async fn resume(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let node = id("node", &node)?;
-    Ok(answer(&ops::resume_node(&app, &principal, node, if_version(&headers)?).await?))
+    answer(&ops::resume_node(&app, &principal, node, if_version(&headers)?).await?)
 }
 
 /// `POST /v1/nodes/{id}/revoke`.
@@ -83,7 +87,7 @@ pub(in crate::http) async fn revoke(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let node = id("node", &node)?;
-    Ok(answer(&ops::revoke_node(&app, &principal, node, if_version(&headers)?).await?))
+    answer(&ops::revoke_node(&app, &principal, node, if_version(&headers)?).await?)
 }
 
 /// `POST /v1/join-tokens`.

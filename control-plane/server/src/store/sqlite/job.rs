@@ -386,10 +386,13 @@ pub(super) async fn job_due(
 
 pub(super) async fn job_counts(reads: &SqlitePool) -> Result<JobCounts, StoreError> {
     let rows = sqlx::query(
-        "/* job_counts */ SELECT 'queued' AS state, 1 AS waiting, count(*) AS n FROM jobs WHERE phase = 'ready'
-         UNION ALL SELECT 'queued', 1, count(*) FROM jobs WHERE phase = 'backing_off'
-         UNION ALL SELECT 'queued', 0, count(*) FROM attempts WHERE state = 'leased'
-         UNION ALL SELECT 'running', 0, count(*) FROM attempts WHERE state = 'running'",
+        "/* job_counts */ SELECT 'queued' AS state, 1 AS waiting, c.spec ->> '$.zone' AS zone, sum(w.n) AS n
+         FROM (SELECT class, count(*) AS n FROM jobs WHERE phase = 'ready' GROUP BY class
+               UNION ALL SELECT class, count(*) FROM jobs INDEXED BY jobs_backing_off
+               WHERE phase = 'backing_off' GROUP BY class) AS w
+         JOIN placement_classes AS c ON c.id = w.class GROUP BY zone
+         UNION ALL SELECT iif(state = 'leased', 'queued', state), 0, NULL, count(*) FROM attempts
+         WHERE state IN ('leased', 'running') GROUP BY state",
     )
     .fetch_all(reads)
     .await?;
@@ -397,9 +400,12 @@ pub(super) async fn job_counts(reads: &SqlitePool) -> Result<JobCounts, StoreErr
     let mut active = std::collections::BTreeMap::<JobState, u64>::new();
     for row in rows {
         let count = number(row.try_get("n")?);
-        let waiting = number(row.try_get("waiting")?);
-        counts.queue_depth += count * waiting;
-        counts.leases += count * (1 - waiting);
+        if row.try_get("waiting")? {
+            counts.queue_depth += count;
+            counts.waiting_by_zone.insert(row.try_get("zone")?, count);
+        } else {
+            counts.leases += count;
+        }
         *active.entry(parse(row.try_get("state")?)?).or_default() += count;
     }
     // The waiting job with the smallest number is the oldest one.
