@@ -101,11 +101,11 @@ async fn compiling() {
 
 /// The memory limiter, which is asked for every growth.
 async fn growing() {
-    let grows = "(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))";
-    let loads = "(drop (memory.size))";
+    let grow = "(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))";
+    let look = "(drop (memory.size))";
     let guest = |step: &str| format!("(module (memory 1) (func (export \"_start\") {}))", repeated(step));
-    let (grown, plain) = (guest_time(&guest(grows)).await, guest_time(&guest(loads)).await);
-    say("memory limiter: a growth, the engine's part included", &each(grown, plain));
+    let (growing, plain) = (guest_time(&guest(grow)).await, guest_time(&guest(look)).await);
+    say("memory limiter: a growth, the engine's part included", &each(growing, plain));
 }
 
 /// The count of disk bytes, against writing from this process.
@@ -144,7 +144,7 @@ async fn watching() {
     workshop.compile(LOOP).await.expect("compiles");
     let before = own_cpu_time();
     tokio::time::sleep(TIME).await;
-    let mut spent = vec![("nothing", own_cpu_time() - before)];
+    let mut spent = vec![("nothing", own_cpu_time().saturating_sub(before))];
     for (what, cpus_milli) in [("watchdog", 1_000), ("watchdog and CPU throttle", 500)] {
         let mut executor = workshop.executor().await;
         let before = own_cpu_time();
@@ -153,7 +153,7 @@ async fn watching() {
             limits.wall_time_ms = Some(TIME.as_millis() as u64);
         });
         assert_eq!(end.await.outcome.reason, Some(Reason::WallTimeExceeded));
-        spent.push((what, own_cpu_time() - before));
+        spent.push((what, own_cpu_time().saturating_sub(before)));
         executor.kill().await;
     }
     for (what, time) in spent {

@@ -238,6 +238,34 @@ fn success(outputs: &[(&str, &str, u64)]) -> Value {
     json!({"kind": "finished", "outcome": {"state": "succeeded"}, "outputs": outputs})
 }
 
+/// Reports of an attempt that stored `12345`, `abcde` and `1` for a job that may make 8 bytes in 2 files.
+fn bad_reports() -> Vec<(&'static str, Value)> {
+    let (own, more, little) = (digest(b"12345"), digest(b"abcde"), digest(b"1"));
+    let (theirs, nothing) = (digest(b"theirs"), digest(b"nothing"));
+    let foreign = digest(b"foreign");
+    let mut refused = vec![
+        ("another tenant's", success(&[("a", &foreign, 7)])),
+        ("another attempt's", success(&[("a", &theirs, 6)])),
+        ("nobody's", success(&[("a", &nothing, 7)])),
+        ("one of them another tenant's", success(&[("a", &little, 1), ("b", &foreign, 7)])),
+        ("smaller than it is", success(&[("a", &own, 1)])),
+        ("larger than it is", success(&[("a", &own, 6)])),
+        ("more bytes than the job may make", success(&[("a", &own, 5), ("b", &more, 5)])),
+        ("the same bytes too often", success(&[("a", &own, 5), ("b", &own, 5)])),
+        (
+            "more files than the job may make",
+            success(&[("a", &little, 1), ("b", &little, 1), ("c", &little, 1)]),
+        ),
+        ("a path twice", success(&[("a", &little, 1), ("a", &little, 1)])),
+    ];
+    let paths = ["", ".", "../a", "/a", "a/", "a//b", "a/./b", "a/..", "a\0b"];
+    refused.extend(paths.map(|path| (path, success(&[(path, &little, 1)]))));
+    let mut failed = success(&[("a", &little, 1)]);
+    failed["outcome"] = json!({"state": "failed", "reason": "trap"});
+    refused.push(("outputs of a failure", failed));
+    refused
+}
+
 #[tokio::test]
 async fn a24_a_result_that_is_too_large_or_names_what_is_not_its_own_is_refused() {
     let api = with_module().await;
@@ -271,29 +299,8 @@ async fn a24_a_result_that_is_too_large_or_names_what_is_not_its_own_is_refused(
     let stored = call("PUT", format!("/v1/blobs/{foreign}")).bytes("foreign").token("gmu_other");
     assert_eq!(api.send(stored).await.status, 201);
 
-    let (own, more, little) = (digest(b"12345"), digest(b"abcde"), digest(b"1"));
-    let (theirs, nothing) = (digest(b"theirs"), digest(b"nothing"));
-    let mut refused = vec![
-        ("another tenant's", success(&[("a", &foreign, 7)])),
-        ("another attempt's", success(&[("a", &theirs, 6)])),
-        ("nobody's", success(&[("a", &nothing, 7)])),
-        ("one of them another tenant's", success(&[("a", &little, 1), ("b", &foreign, 7)])),
-        ("smaller than it is", success(&[("a", &own, 1)])),
-        ("larger than it is", success(&[("a", &own, 6)])),
-        ("more bytes than the job may make", success(&[("a", &own, 5), ("b", &more, 5)])),
-        ("the same bytes too often", success(&[("a", &own, 5), ("b", &own, 5)])),
-        (
-            "more files than the job may make",
-            success(&[("a", &little, 1), ("b", &little, 1), ("c", &little, 1)]),
-        ),
-        ("a path twice", success(&[("a", &little, 1), ("a", &little, 1)])),
-    ];
-    let paths = ["", ".", "../a", "/a", "a/", "a//b", "a/./b", "a/..", "a\0b"];
-    refused.extend(paths.map(|path| (path, success(&[(path, &little, 1)]))));
-    let mut failed = success(&[("a", &little, 1)]);
-    failed["outcome"] = json!({"state": "failed", "reason": "trap"});
-    refused.push(("outputs of a failure", failed));
-    for (what, report) in refused {
+    let (own, little, theirs) = (digest(b"12345"), digest(b"1"), digest(b"theirs"));
+    for (what, report) in bad_reports() {
         assert_eq!(batch(&api, &node, &[(lease, report)]).await, json!(["rejected"]), "{what:?}");
     }
     let many = json!({"updates": vec![json!({
