@@ -111,7 +111,7 @@ pub struct AcquireRequest {
     pub leases_max: u32,
     /// How long to hold the call while there is no work, in milliseconds; at most 25,000.
     pub wait_ms: u64,
-    /// Only this job (`node run-once --job`).
+    /// Only this job (`node run-once --job`); `not_found` if it is none that may come into the node's zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
 }

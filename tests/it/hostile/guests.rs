@@ -100,3 +100,11 @@ pub(crate) fn looks_at_the_clock() -> Vec<u8> {
     )
     .expect("the guest's text is right")
 }
+
+/// Imports a function that there is, with a type that it has not.
+pub(crate) fn imports_another_type() -> Vec<u8> {
+    wat::parse_str(
+        "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i64))) (func (export \"_start\")))",
+    )
+    .expect("the guest's text is right")
+}

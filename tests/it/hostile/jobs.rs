@@ -67,6 +67,7 @@ async fn hostile_jobs_end_with_their_reasons_and_honest_ones_go_on() {
         h57_outputs_with_evil_names_are_listed_and_fetched_as_they_are(&mill),
         h60_escape_sequences_are_kept_raw_and_shown_inert(&mill),
         h63_a_forged_end_is_only_text(&mill),
+        h19_a_module_whose_import_has_another_type_is_published_and_ends_as_a_link_error(&mill),
     );
     h59_a_flood_of_output_slows_a_neighbour_no_more_than_quiet_work_does(&mill).await;
     h59_a_flood_ends_at_its_limit_and_the_cut_is_told(&mill).await;
@@ -76,6 +77,13 @@ async fn hostile_jobs_end_with_their_reasons_and_honest_ones_go_on() {
         assert_harmless(name, &log);
         assert!(!log.contains("panicked"), "{name}: {log}");
     }
+}
+
+async fn h19_a_module_whose_import_has_another_type_is_published_and_ends_as_a_link_error(mill: &Mill) {
+    let ended = mill.ended("wrong-type", guests::imports_another_type()).await;
+    assert_eq!((ended.state, ended.reason), (JobState::Failed, Some(Reason::LinkError)), "{ended:#?}");
+    assert!(ended.message.is_some_and(|message| message.contains("proc_exit") && !message.contains("/home")));
+    assert_eq!(ended.attempt, 1, "it is not tried again");
 }
 
 async fn h57_outputs_with_evil_names_are_listed_and_fetched_as_they_are(mill: &Mill) {

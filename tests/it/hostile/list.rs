@@ -15,6 +15,10 @@ const TREES: &str = "sdk/tree/src/unpack_tests.rs";
 const PARSE: &str = "control-plane/server/tests/it/hostile_parse.rs";
 /// Compiling, in the child that does it.
 const COMPILE: &str = "runtime/executor/tests/it/hostile_compile.rs";
+/// What the node makes of bytes that the server gives it.
+const STAGING: &str = "runtime/node/tests/it/protocol.rs";
+/// Runs in a process that serves others afterwards.
+const RUNS: &str = "runtime/executor/tests/it/runs.rs";
 /// What a guest computes and how it ends.
 const CPU: &str = "runtime/sandbox/tests/it/hostile/cpu.rs";
 const MEMORY: &str = "runtime/sandbox/tests/it/hostile/memory.rs";
@@ -59,10 +63,10 @@ const TESTED: [(u8, &[&str]); 72] = [
     (16, &[PARSE]),                // junk in custom sections
     (17, &[PARSE]),                // features that are off
     (18, &[PARSE]),                // imports that nothing provides
-    (19, &[CPU]),                  // imports of the wrong type
+    (19, &[CPU, JOBS]),            // imports of the wrong type
     (20, &[PARSE]),                // no entry
     (21, &[CPU]),                  // a start function that does not end
-    (22, &[PARSE]),                // bytes of another digest
+    (22, &[PARSE, STAGING]),       // bytes of another digest
     (24, &[PARSE]),                // WASM that is also a page or an archive
     (25, &[CPU]),                  // a loop, by fuel
     (26, &[CPU]),                  // a loop, by wall time
@@ -89,7 +93,7 @@ const TESTED: [(u8, &[&str]); 72] = [
     (47, &[PATHS]),                // links, renames and races
     (48, &[PATHS]),                // cutting what is read-only
     (49, &[FILES]),                // open files without end
-    (50, &[FILES]),                // descriptors moved about and closed twice
+    (50, &[FILES, RUNS]),          // descriptors moved about and closed twice
     (51, &[FILES]),                // filling the disk with bytes
     (52, &[FILES]),                // filling the disk with names
     (53, &[FILES]),                // sparse files

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use gristmill_lifecycle::{
     command::{AcquireLeases, EndLeases, LeaseGranted},
-    placement::Room,
+    placement::{Refusal, Room, ZoneProfile, zone_refusals},
 };
 use gristmill_protocol::{
-    ErrorCode, NodeId,
+    ErrorCode, JobId, NodeId,
     node_api::{AcquireGrant, AcquireRequest, LeaseGrant},
 };
 
@@ -29,7 +29,8 @@ const INCARNATION_BYTES_MAX: usize = 128;
 
 /// Grants leases for what is free on the node, at once or as soon as a fitting job is ready within
 /// the time that the node waits. Leases of an earlier start of the node process end first. A node
-/// that drains gets nothing. A lease granted to a node whose call is gone is given back.
+/// that drains gets nothing. A lease granted to a node whose call is gone is given back. A job that is
+/// asked for by name and that the node's zone may not know of is `not_found`, as one that does not exist.
 pub async fn acquire_leases(
     app: &App,
     node: &NodePrincipal,
@@ -44,6 +45,9 @@ pub async fn acquire_leases(
     else {
         return Ok(nothing(drain));
     };
+    if let Some(job) = request.job {
+        check_named(app, job, &zone).await?;
+    }
     if idle || request.leases_max == 0 || app.shutdown.is_cancelled() {
         return Ok(nothing(drain));
     }
@@ -76,6 +80,20 @@ fn check_incarnation(app: &App, node: &NodePrincipal, request: &AcquireRequest) 
                 .with_hint("stop this process; two machines must not share one node's key"))
         }
         _ => Ok(()),
+    }
+}
+
+/// A node knows only of jobs that may come into its zone, also by name.
+async fn check_named(app: &App, job: JobId, zone: &ZoneProfile) -> Result<(), ApiError> {
+    let class = match app.store.job_get(job).await? {
+        Some(job) => app.store.class_get(job.class).await?,
+        None => None,
+    };
+    let hides =
+        |refusal: &Refusal| matches!(refusal, Refusal::OtherZone { .. } | Refusal::TenantNotAdmitted { .. });
+    match class {
+        Some(class) if !zone_refusals(&class, zone).iter().any(hides) => Ok(()),
+        _ => Err(ApiError::not_found("job")),
     }
 }
 

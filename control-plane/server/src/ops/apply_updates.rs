@@ -16,7 +16,10 @@ use gristmill_protocol::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{append_log::log_piece, attempt_access::holds};
+use super::{
+    append_log::log_piece,
+    attempt_access::{holds, lease_limits},
+};
 use crate::{app::App, error::ApiError, principal::NodePrincipal, store::job::LeaseState};
 
 const UPDATES_MAX: usize = 256;
@@ -27,7 +30,7 @@ const LOG_PIECE_MAX: usize = 64 << 10;
 /// Applies a batch of updates in order, in one transaction; each has its own verdict. Durable when it
 /// returns. A repeated update gets the verdict of its first copy. Outputs become visible with the
 /// report that the job succeeded, all of them or none; each must have been stored by this attempt, or
-/// be a blob of the tenant.
+/// be a blob of the tenant, and together they must be within the job's limits.
 pub async fn apply_updates(
     app: &App,
     node: &NodePrincipal,
@@ -83,7 +86,7 @@ async fn finish(
     }
     let mut log = Vec::new();
     if let Some(state) = state {
-        if !outputs_are_stored(app, state, lease, &report.outputs).await? {
+        if !outputs_are_good(app, state, lease, &report.outputs).await? {
             return Ok(UpdateChange::Malformed);
         }
         let Some(pieces) = log_tail(app, state, &report).await? else {
@@ -113,7 +116,8 @@ fn are_well_formed(report: &AttemptReport) -> bool {
         })
 }
 
-async fn outputs_are_stored(
+/// Whether the attempt may name these outputs: they are stored, and no more than the job's limits allow.
+async fn outputs_are_good(
     app: &App,
     state: &LeaseState,
     lease: &LeaseRef,
@@ -124,7 +128,12 @@ async fn outputs_are_stored(
     }
     let digests: Vec<_> = outputs.iter().map(|output| output.digest).collect();
     let sizes = app.store.blob_output_sizes(&state.tenant, lease.job, lease.attempt, &digests).await?;
-    Ok(outputs.iter().all(|output| sizes.get(&output.digest) == Some(&output.size)))
+    if outputs.iter().any(|output| sizes.get(&output.digest) != Some(&output.size)) {
+        return Ok(false);
+    }
+    let limits = lease_limits(app, lease).await?;
+    let bytes: u64 = outputs.iter().map(|output| output.size).sum();
+    Ok(outputs.len() as u64 <= limits.output_files && bytes <= limits.output_bytes)
 }
 
 /// The end of the log in the order of its time; `None` when it is malformed.

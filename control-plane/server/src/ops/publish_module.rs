@@ -33,7 +33,8 @@ pub struct Published {
 }
 
 /// Stores, inspects and publishes a version. Needs the scope `publish`. The params schema is that of
-/// the module's own section unless `params_schema` names a blob with one. Durable when it returns.
+/// the module's own section unless `params_schema` names a blob with one. Bytes that have not the digest
+/// `declared`, if there is one, are refused with `digest_mismatch`. Durable when it returns.
 /// A refused module leaves nothing behind, nor do other bytes for a version that is there already,
 /// nor a caller who goes away before the bytes were checked. Of two publishes of one new version at
 /// the same moment, one is refused after its bytes were stored; these then belong to nobody.
@@ -43,6 +44,7 @@ pub async fn publish_module<E: Into<BodyError>>(
     name: &str,
     version: &str,
     params_schema: Option<Digest>,
+    declared: Option<Digest>,
     body: impl Stream<Item = Result<Bytes, E>> + Send,
 ) -> Result<Published, ApiError> {
     principal.require(Scope::Publish)?;
@@ -55,6 +57,9 @@ pub async fn publish_module<E: Into<BodyError>>(
         }
         other => other.into(),
     })?;
+    if declared.is_some_and(|declared| declared != staged.digest()) {
+        return Err(BlobError::DigestMismatch { found: staged.digest() }.into());
+    }
     let (staged, mut metadata) = inspect_staged(app, staged).await?;
     if let Some(digest) = params_schema {
         metadata.params_schema = Some(read_schema(app, principal, digest).await?);

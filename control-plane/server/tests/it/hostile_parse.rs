@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use gristmill_inspect::inspect;
 use gristmill_protocol::tenancy::Scope;
+use sha2::{Digest as _, Sha256};
 
 use crate::http_api::{ADMIN, Answer, Api, call, command, digest};
 
@@ -381,6 +383,19 @@ async fn h18_imports_that_nothing_provides_are_named() {
         assert_refused(import, &answer, &["import_not_allowed"]);
         assert!(answer.json()["detail"].as_str().is_some_and(|detail| detail.contains(name)), "{import}");
     }
+    let run = "(core module $m (func (export \"run\") (result i32) i32.const 0)) (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i \"run\")))
+        (instance $api (export \"run\" (func $run))) (export \"wasi:cli/run@0.2.0\" (instance $api))";
+    for interface in ["wasi:http/outgoing-handler@0.2.0", "evil:host/exec@1.0.0"] {
+        let api = Api::start().await;
+        let import = format!("(import \"{interface}\" (instance (export \"f\" (func))))");
+        let answer = publish(&api, wasm(&format!("(component {import} {run})"))).await;
+        assert_refused(interface, &answer, &["import_not_allowed"]);
+        assert!(
+            answer.json()["detail"].as_str().is_some_and(|detail| detail.contains(interface)),
+            "{interface}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -405,6 +420,15 @@ async fn h22_bytes_that_do_not_have_the_declared_digest_are_refused() {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (422, "digest_mismatch"));
     assert_eq!(api.admin(call("GET", format!("/v1/blobs/{declared}"))).await.status, 404);
     assert_eq!(api.files_left().await, 0);
+    let published = async |bytes: &[u8]| {
+        let field = format!("sha-512=:AA==:, sha-256=:{}:", STANDARD.encode(Sha256::digest(bytes)));
+        let target = "/v1/modules/evil/versions/1.0.0";
+        api.admin(call("PUT", target).header("repr-digest", field).bytes(command())).await
+    };
+    assert_refused("another module's digest", &published(b"something else").await, &["digest_mismatch"]);
+    assert_eq!(api.admin(call("GET", "/v1/modules/evil")).await.status, 404);
+    assert_eq!(api.files_left().await, 0);
+    assert_eq!(published(&command()).await.status, 201, "its own digest");
 }
 
 #[tokio::test]

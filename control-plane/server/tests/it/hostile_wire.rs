@@ -78,33 +78,61 @@ async fn a14_lengths_that_lie_or_contradict_each_other_end_the_connection() {
         bytes.extend_from_slice(body.as_bytes());
         bytes
     };
-    let smuggled = "0\r\n\r\nGET /v1/zones HTTP/1.1\r\nhost: x\r\n\r\n";
     for (what, bytes) in [
         ("two lengths", post("content-length: 3\r\ncontent-length: 5\r\n", "{}   ")),
+        ("a list of lengths", post("content-length: 3, 5\r\n", "{}   ")),
         ("a negative length", post("content-length: -1\r\n", "{}")),
+        ("a length with a sign", post("content-length: +2\r\n", "{}")),
         ("a length of words", post("content-length: two\r\n", "{}")),
         ("chunked twice", post("transfer-encoding: chunked, chunked\r\n", "0\r\n\r\n")),
         ("a coding after chunked", post("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n")),
         ("a bad chunk", post("transfer-encoding: chunked\r\n", "zz\r\n{}\r\n0\r\n\r\n")),
         ("a length beyond the body", post("content-length: 1000\r\n", "{\"name\":")),
+        ("a chunk beyond the body", post("transfer-encoding: chunked\r\n", "3e8\r\n{\"name\":")),
     ] {
         let answer = wire.say(&bytes).await;
-        assert!(answer.is_empty() || status(&answer) == "400", "{what}: {answer}");
+        assert!(status(&answer) == "400" && answer.contains("invalid_request"), "{what}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
     }
-    // With both, the length is ignored or the request refused; never are there two requests.
-    let answer = wire.say(&post("content-length: 4\r\ntransfer-encoding: chunked\r\n", smuggled)).await;
-    assert!(!answer.contains("\"default\""), "{answer}");
-    assert!(answer.matches("HTTP/1.1 ").count() <= 2, "{answer}");
+    // With both, the length is passed over; what stands behind the body is never a second request.
+    let smuggled = String::from_utf8(wire.head("GET /v1/zones", "")).expect("text");
+    let body = format!("c\r\n{{\"name\":\"s\"}}\r\n0\r\n\r\n{smuggled}");
+    for both in [
+        "content-length: 4\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+        "content-length: 4\r\ntransfer-encoding: chunked\r\nconnection: keep-alive\r\n",
+    ] {
+        let answer = wire.say(&post(both, &body)).await;
+        assert!(["201", "409"].contains(&status(&answer)), "{both}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{both}: {answer}");
+        assert!(!answer.contains("\"default\""), "{both}: {answer}");
+    }
+    wire.server.shutdown().await;
+}
 
-    // Who waits for permission to go on gets it, or the answer; he is not left waiting.
-    let more = format!("{json}expect: 100-continue\r\ncontent-length: 12\r\nconnection: close\r\n");
-    let mut stream = wire.connect().await;
-    stream.write_all(&wire.head("POST /v1/tenants", &more)).await.expect("the head");
-    let mut first = [0; 12];
-    tokio::time::timeout(LIMIT, stream.read_exact(&mut first)).await.expect("an answer").expect("bytes");
-    assert_eq!(&first, b"HTTP/1.1 100");
+#[tokio::test(flavor = "multi_thread")]
+async fn a14_who_waits_for_permission_to_go_on_is_answered_and_who_then_says_nothing_is_cut() {
+    let wire = Wire::start(|config| {
+        config.clients.pace = PaceRule { window: Duration::from_secs(2), bytes_min: 1_000 };
+    })
+    .await;
+    let more = "content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 12\r\nconnection: close\r\n";
+    let asks = async || {
+        let mut stream = wire.connect().await;
+        stream.write_all(&wire.head("POST /v1/tenants", more)).await.expect("the head");
+        let mut first = [0; 25];
+        tokio::time::timeout(LIMIT, stream.read_exact(&mut first)).await.expect("an answer").expect("bytes");
+        assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream
+    };
+    let mut stream = asks().await;
     stream.write_all(br#"{"name":"a"}"#).await.expect("the body");
-    assert!(rest(stream).await.contains("HTTP/1.1 201"));
+    assert_eq!(status(&rest(stream).await), "201");
+    let silent = rest(asks().await).await;
+    assert!(status(&silent) == "400" && silent.contains("too slowly"), "{silent}");
+    // Who may not go on is told so, and is not asked for the body.
+    let stranger = format!("POST /v1/tenants HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    assert_eq!(status(&wire.say(stranger.as_bytes()).await), "401");
     wire.server.shutdown().await;
 }
 

@@ -30,6 +30,23 @@ const FLOOD: &str = r#"(module
     (loop
       (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
       (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 100))))))"#;
+/// Opens files until it may have no more, and moves each onto the one before the last.
+const HOARD: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_renumber" (func $renumber (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 100) "a")
+  (func $file (result i32)
+    (if (call $open (i32.const 3) (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 1) (i64.const 66)
+          (i64.const 66) (i32.const 0) (i32.const 16))
+      (then unreachable))
+    (i32.load (i32.const 16)))
+  (func (export "_start")
+    (loop
+      (drop (call $renumber (call $file) (call $file)))
+      (drop (call $file))
+      (br 0))))"#;
 /// Fills eight gigabytes a page at a time in one instruction; takes seconds.
 const STUCK: &str = "(module (memory i64 100000) (func (export \"_start\")
     (memory.fill (i64.const 0) (i32.const 1) (i64.const 6553600000))))";
@@ -94,6 +111,19 @@ async fn an_executor_that_lost_descriptors_is_not_fit_for_another_run() {
     let request = workshop.request(&executor, |_| {});
     let (end, _) = run(&mut executor, request).await;
     assert_eq!(end.outcome.reason, Some(Reason::ExecutorCrashed), "it serves nobody more: {end:?}");
+}
+
+#[tokio::test]
+async fn h50_descriptors_that_a_guest_hoarded_and_moved_about_are_not_left_in_the_process() {
+    let workshop = Workshop::open().await;
+    workshop.compile(HOARD).await.expect("compiles");
+    let mut executor = workshop.executor().await;
+    for _ in 0..3 {
+        let request = workshop.request(&executor, |limits| limits.handles = Some(64));
+        let (end, _) = run(&mut executor, request).await;
+        assert_eq!(end.outcome.reason, Some(Reason::HandlesExceeded), "{end:?}");
+        assert!(end.reusable && executor.is_as_new().await, "{end:?}");
+    }
 }
 
 #[tokio::test]

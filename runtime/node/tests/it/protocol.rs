@@ -224,7 +224,7 @@ async fn a_lost_lease_is_dropped_without_a_word_and_a_cancelled_one_is_reported(
 }
 
 #[tokio::test]
-async fn a_missing_input_and_wrong_bytes_each_have_their_reason() {
+async fn h22_wrong_bytes_and_a_missing_input_each_have_their_reason() {
     for (bytes, expected) in [(None, "input_missing"), (Some(vec![0u8; 200_000]), "digest_mismatch")] {
         let leases = OneLease(AtomicUsize::new(0));
         let server = FakeServer::start(move |request| match request.path.as_str() {

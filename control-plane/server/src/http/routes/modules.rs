@@ -15,7 +15,7 @@ use crate::http::{
     extract::PageQuery,
     openapi::{
         Operation, Tag, group,
-        words::{ModuleName, OwnModuleName, Version},
+        words::{AnyDigest, ModuleName, OwnModuleName, Version},
     },
     user::{blobs, modules},
 };
@@ -78,6 +78,7 @@ fn publishing() -> Vec<Operation> {
             .at::<OwnModuleName>("name", OWN_NAME)
             .at::<Version>("version", VERSION)
             .query::<modules::PublishQuery>()
+            .header::<AnyDigest>("repr-digest", "The SHA-256 of the module (RFC 9530); bytes that do not have it are refused. Other algorithms are passed over.")
             .takes_bytes(&["application/wasm", "application/octet-stream"], "The module's bytes.")
             .answers::<ModuleVersionView>(201, "Published.")
             .tagged()
@@ -85,7 +86,7 @@ fn publishing() -> Vec<Operation> {
             .answers::<ModuleVersionView>(200, "These bytes were published under this version before.")
             .tagged()
             .refuses(&[ModuleInvalid, ModuleTooLarge, ModuleTooComplex, ModuleNoEntry, ImportNotAllowed, UnsupportedFeature, VersionExists,
-                NotFound]),
+                NotFound, DigestMismatch]),
         Operation::patch("/v1/modules/{name}", modules::change)
             .named("changeModule", "Change who may run a module", "For modules of the caller's tenant.")
             .needs(Scope::Publish)

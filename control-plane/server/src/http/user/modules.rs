@@ -13,6 +13,7 @@ use gristmill_protocol::{
     module::{ModulePatch, ModuleVersionPatch},
 };
 
+use super::uploads::fields;
 use crate::{
     app::App,
     error::ApiError,
@@ -51,14 +52,15 @@ pub(in crate::http) async fn publish(
     request: Request,
 ) -> Result<Response, ApiError> {
     check_wasm(request.headers())?;
-    let declared = body::declared_length(request.headers());
+    let length = body::declared_length(request.headers());
+    let digest = fields::sha256(request.headers(), "repr-digest")?.map(Digest::from_bytes);
     let mut pieces = body::stream(request.into_body());
-    let published = if declared.is_some_and(|length| length > MODULE_BYTES_MAX) {
+    let published = if length.is_some_and(|length| length > MODULE_BYTES_MAX) {
         let detail = format!("the module is larger than {MODULE_BYTES_MAX} bytes");
         Err(ApiError::new(ErrorCode::ModuleTooLarge, detail))
     } else {
         let schema = query.params_schema_digest;
-        ops::publish_module(&app, &principal, &name, &version, schema, &mut pieces).await
+        ops::publish_module(&app, &principal, &name, &version, schema, digest, &mut pieces).await
     };
     if published.is_err() {
         body::discard(&mut pieces).await;

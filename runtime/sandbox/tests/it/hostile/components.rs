@@ -31,6 +31,20 @@ const IMPORTS: &str = r#"
       (param "length" u64) (param "advice" $advice) (result (result (error $error)))))
     (export "[method]descriptor.create-directory-at" (func (param "self" (borrow $d))
       (param "path" string) (result (result (error $error)))))
+    (type $at (record (field "seconds" u64) (field "nanoseconds" u32))) (export "datetime" (type $datetime (eq $at)))
+    (type $nt (variant (case "no-change") (case "now") (case "timestamp" $datetime)))
+    (export "new-timestamp" (type $time (eq $nt)))
+    (export "[method]descriptor.set-times" (func (param "self" (borrow $d))
+      (param "data-access-timestamp" $time) (param "data-modification-timestamp" $time)
+      (result (result (error $error)))))
+    (type $pf (flags "symlink-follow")) (export "path-flags" (type $path-flags (eq $pf)))
+    (type $of (flags "create" "directory" "exclusive" "truncate")) (export "open-flags" (type $open-flags (eq $of)))
+    (type $df (flags "read" "write" "file-integrity-sync" "data-integrity-sync" "requested-write-sync"
+      "mutate-directory"))
+    (export "descriptor-flags" (type $flags (eq $df)))
+    (export "[method]descriptor.open-at" (func (param "self" (borrow $d)) (param "path-flags" $path-flags)
+      (param "path" string) (param "open-flags" $open-flags) (param "flags" $flags)
+      (result (result (own $d) (error $error)))))
     (export "[method]descriptor.write" (func (param "self" (borrow $d)) (param "buffer" (list u8))
       (param "offset" u64) (result (result u64 (error $error)))))))
   (alias export $fs "descriptor" (type $descriptor))
@@ -64,6 +78,8 @@ fn component(encoding: &str, pages: u32, reallocated: &str, body: &str) -> Guest
   (core func $dirs (canon lower (func $preopens "get-directories") (memory $mem) (realloc $realloc)))
   (core func $advise (canon lower (func $fs "[method]descriptor.advise") (memory $mem)))
   (core func $mkdir (canon lower (func $fs "[method]descriptor.create-directory-at") (memory $mem) string-encoding={encoding}))
+  (core func $times (canon lower (func $fs "[method]descriptor.set-times") (memory $mem)))
+  (core func $open (canon lower (func $fs "[method]descriptor.open-at") (memory $mem) string-encoding={encoding}))
   (core func $write (canon lower (func $fs "[method]descriptor.write") (memory $mem)))
 
   (core module $main
@@ -75,6 +91,8 @@ fn component(encoding: &str, pages: u32, reallocated: &str, body: &str) -> Guest
     (import "host" "advise" (func $advise (param i32 i64 i64 i32 i32)))
     (import "host" "mkdir" (func $mkdir (param i32 i32 i32 i32)))
     (import "host" "write" (func $write (param i32 i32 i32 i64 i32)))
+    (import "host" "times" (func $times (param i32 i32 i64 i32 i32 i64 i32 i32)))
+    (import "host" "open" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
     (elem (i32.const 0) func $args)
     (global $dir (mut i32) (i32.const 0))
     (func (export "run") (result i32)
@@ -84,7 +102,7 @@ fn component(encoding: &str, pages: u32, reallocated: &str, body: &str) -> Guest
     (with "libc" (instance $libc))
     (with "host" (instance (export "sleep" (func $sleep)) (export "args" (func $args))
       (export "dirs" (func $dirs)) (export "advise" (func $advise)) (export "mkdir" (func $mkdir))
-      (export "write" (func $write))))))
+      (export "write" (func $write)) (export "times" (func $times)) (export "open" (func $open))))))
   (func $run (result (result)) (canon lift (core func $main "run")))
   (instance $api (export "run" (func $run)))
   (export "wasi:cli/run@0.2.0" (instance $api)))"#
@@ -105,6 +123,10 @@ fn a_well_behaved_component_of_this_kind_succeeds() {
         "{DIR} (i32.store8 (i32.const 256) (i32.const 110))
          (call $mkdir (global.get $dir) (i32.const 256) (i32.const 1) (i32.const 128))
          (call $advise (global.get $dir) (i64.const 0) (i64.const 0) (i32.const 1) (i32.const 128))
+         (call $times (global.get $dir) (i32.const 2) (i64.const 9) (i32.const 0) (i32.const 1) (i64.const 0) (i32.const 0)
+           (i32.const 128))
+         (call $open (global.get $dir) (i32.const 0) (i32.const 256) (i32.const 1) (i32.const 2) (i32.const 1) (i32.const 128))
+         (if (i32.load8_u (i32.const 128)) (then unreachable))
          (call $args (i32.const 96))"
     );
     let mut guest = component("utf8", 1, "", &body);
@@ -166,7 +188,19 @@ fn h78_strings_that_are_none_are_traps() {
 }
 
 #[test]
-fn h79_an_enum_without_such_a_case_and_a_handle_that_is_none_are_traps() {
+fn h79_cases_that_an_enum_or_a_variant_lacks_and_handles_that_are_none_are_traps() {
+    // Nothing that is imported takes a character.
+    let times = |first: i32, second: i32| {
+        format!(
+            "(call $times (global.get $dir) (i32.const {first}) (i64.const 1) (i32.const 1)
+               (i32.const {second}) (i64.const 1) (i32.const 1) (i32.const 128))"
+        )
+    };
+    for (first, second) in [(3, 0), (0, 3), (-1, 1), (1, i32::MIN), (256, 2)] {
+        component("utf8", 1, "", &format!("{DIR} {}", times(first, second)))
+            .run()
+            .assert_reason(Reason::Trap);
+    }
     for call in [
         "(call $advise (global.get $dir) (i64.const 0) (i64.const 0) (i32.const 6) (i32.const 128))",
         "(call $advise (global.get $dir) (i64.const 0) (i64.const 0) (i32.const -1) (i32.const 128))",
@@ -176,6 +210,27 @@ fn h79_an_enum_without_such_a_case_and_a_handle_that_is_none_are_traps() {
         "(call $advise (global.get $dir) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 65535))",
     ] {
         component("utf8", 1, "", &format!("{DIR} {call}")).run().assert_reason(Reason::Trap);
+    }
+}
+
+#[test]
+fn h79_flags_that_do_not_exist_and_times_beyond_all_clocks_bring_nothing_down() {
+    let open = |path_flags: i32, open_flags: i32, flags: i32| {
+        format!(
+            "(call $open (global.get $dir) (i32.const {path_flags}) (i32.const 256) (i32.const 1)
+               (i32.const {open_flags}) (i32.const {flags}) (i32.const 128))"
+        )
+    };
+    let late = "(call $times (global.get $dir) (i32.const 2) (i64.const -1) (i32.const -1)
+        (i32.const 2) (i64.const 0x7fffffffffffffff) (i32.const 0x7fffffff) (i32.const 128))";
+    let calls = [open(-1, -1, -1), open(2, 16, 64), open(1, i32::MIN, 1), open(0, 1, -2), late.to_owned()];
+    for call in calls {
+        let body = format!("{DIR} (i32.store8 (i32.const 256) (i32.const 110)) {call}");
+        let mut guest = component("utf8", 1, "", &body);
+        let outcome = guest.run().outcome;
+        assert!(matches!(outcome.reason, None | Some(Reason::Trap)), "{call}: {outcome:?}");
+        let outside = std::fs::read_dir(guest.dir.path()).expect("the directory").count();
+        assert_eq!(outside, 2, "nothing beside the root and the code: {call}");
     }
 }
 

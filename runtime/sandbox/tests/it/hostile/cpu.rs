@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use gristmill_protocol::{Metering, Outcome, Reason, TrapKind};
+use gristmill_protocol::{Metering, Outcome, Reason, TrapKind, module::ModuleWorld};
 
 use super::{ENDLESS, cancel_after, wall_ms};
 use crate::guest::{Guest, program, program_with};
@@ -31,6 +31,19 @@ fn h19_an_import_of_the_wrong_type_is_a_link_error() {
         ended.assert_reason(Reason::LinkError);
         let message = ended.outcome.message.expect("a message");
         assert!(message.contains("wasi_snapshot_preview1"), "{message}");
+    }
+    for now in ["(func (result string))", "(func (param \"at\" u64) (result u64))", "(func)"] {
+        let text = format!(
+            "(component (import \"wasi:clocks/monotonic-clock@0.2.0\" (instance (export \"now\" {now})))
+               (core module $m (func (export \"run\") (result i32) i32.const 0)) (core instance $i (instantiate $m))
+               (func $run (result (result)) (canon lift (core func $i \"run\")))
+               (instance $api (export \"run\" (func $run))) (export \"wasi:cli/run@0.2.0\" (instance $api)))"
+        );
+        let component = wat::parse_str(text).expect("well-formed text");
+        let ended = Guest::of(component, ModuleWorld::WasiP2).run();
+        ended.assert_reason(Reason::LinkError);
+        let message = ended.outcome.message.expect("a message");
+        assert!(message.contains("monotonic-clock"), "{message}");
     }
 }
 

@@ -52,7 +52,10 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The SHA-256 of a digest field of RFC 9530; other algorithms are passed over.
-pub(super) fn sha256(headers: &HeaderMap, name: &'static str) -> Result<Option<[u8; 32]>, ApiError> {
+pub(in crate::http::user) fn sha256(
+    headers: &HeaderMap,
+    name: &'static str,
+) -> Result<Option<[u8; 32]>, ApiError> {
     let mut members = text(headers, name).into_iter().flat_map(|text| text.split(','));
     let Some(value) = members.find_map(|member| member.trim().strip_prefix("sha-256=")) else {
         return Ok(None);

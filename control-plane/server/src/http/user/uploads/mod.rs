@@ -1,7 +1,7 @@
 //! `/v1/uploads`: one model of offsets, spoken as tus 1.0.0 and as the IETF's draft
 //! (draft-ietf-httpbis-resumable-upload). The header `Tus-Resumable` tells them apart.
 
-mod fields;
+pub(super) mod fields;
 mod ietf;
 mod tus;
 
