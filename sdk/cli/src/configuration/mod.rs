@@ -16,6 +16,7 @@ use std::{
 
 pub(crate) use self::{
     example::example,
+    field::{bytes_text, duration_text},
     file::Problem,
     flags::{DevFlags, Given, NodeFlags, ServerFlags},
     manual::manual,
