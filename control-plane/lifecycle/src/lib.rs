@@ -11,6 +11,7 @@ pub mod explain;
 pub mod job;
 pub mod placement;
 pub mod record;
+pub mod retention;
 pub mod retry;
 pub mod settings;
 pub mod totals;

@@ -60,6 +60,10 @@ pub struct Retention {
     pub job_ttl: Duration,
     /// How long the log of a job is kept after the job's end; never longer than the job.
     pub log_ttl: Duration,
+    /// Most jobs of one tenant that are kept after their end; the oldest go first.
+    pub jobs_tenant_max: Option<u32>,
+    /// Most bytes of outputs and logs of one tenant's jobs that have ended; the oldest go first.
+    pub bytes_tenant_max: Option<u64>,
     /// How long an event is kept; never shorter than its job.
     pub event_ttl: Duration,
     /// How long it is remembered who changed what.
@@ -80,6 +84,8 @@ impl Default for Retention {
         Self {
             job_ttl: day * 30,
             log_ttl: day * 30,
+            jobs_tenant_max: None,
+            bytes_tenant_max: None,
             event_ttl: day * 30,
             audit_ttl: day * 365,
             blob_grace: day,

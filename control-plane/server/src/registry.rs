@@ -95,7 +95,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Most waiting jobs of a tenant, if it was put in before. A tenant's limit never changes.
+    /// Most waiting jobs of a tenant, if it was put in before.
     pub fn tenant_depth(&self, tenant: &str) -> Option<u64> {
         read(&self.tenant_depths).get(tenant).copied()
     }

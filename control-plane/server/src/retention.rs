@@ -1,12 +1,17 @@
 //! Retention: one task that removes what is too old. It is apart from the sweep, which must never
 //! wait for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gristmill_protocol::Timestamp;
 use tokio_util::task::TaskTracker;
 
-use crate::{app::App, ops, sweep::note};
+use crate::{
+    app::App,
+    ops::{self, Due},
+    store::retention::EndMark,
+    sweep::note,
+};
 
 /// Starts the task on the tracker. It ends when the server shuts down.
 pub fn start(app: &Arc<App>, tasks: &TaskTracker) {
@@ -16,7 +21,8 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker) {
 /// What the task remembers from one round to the next.
 #[derive(Debug, Default)]
 pub struct Retention {
-    logs_purged_before: Option<Timestamp>,
+    /// For each tenant.
+    logs_purged_before: BTreeMap<String, EndMark>,
     leftovers_at: Option<Timestamp>,
 }
 
@@ -38,15 +44,14 @@ impl Retention {
     /// events that these hold. A duty that fails is logged and does not keep the others from their turn.
     pub async fn round(&mut self, app: &App) {
         note("forget_idempotency_keys", ops::forget_idempotency_keys(app).await);
-        let logs = ops::purge_logs(app, self.logs_purged_before).await;
-        note(
-            "purge_logs",
-            logs.map(|(count, before)| {
-                self.logs_purged_before = before;
-                count
-            }),
-        );
-        note("purge_jobs", ops::purge_jobs(app).await);
+        match ops::find_due(app).await {
+            Ok(tenants) => {
+                for due in &tenants {
+                    self.purge_ended(app, due).await;
+                }
+            }
+            Err(error) => note("find_due", Err(error)),
+        }
         note("purge_classes", ops::purge_classes(app).await);
         note("purge_events", ops::purge_events(app).await);
         note("purge_audit", ops::purge_audit(app).await);
@@ -60,5 +65,14 @@ impl Retention {
             note("collect_leftovers", ops::collect_leftovers(app).await);
             note("remove_lost_uploads", ops::remove_lost_uploads(app).await);
         }
+    }
+    async fn purge_ended(&mut self, app: &App, due: &Due) {
+        let since = self.logs_purged_before.get(&due.tenant).copied();
+        let logs = ops::purge_logs(app, due, since).await.map(|(count, before)| {
+            self.logs_purged_before.extend(before.map(|before| (due.tenant.clone(), before)));
+            count
+        });
+        note("purge_logs", logs);
+        note("purge_jobs", ops::purge_jobs(app, due).await);
     }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use gristmill_protocol::{
     TokenId,
     node::JoinTokenSpec,
-    tenancy::{Scope, TenantView, TokenSpec, TokenView},
+    tenancy::{Scope, TenantRetention, TenantView, TokenSpec, TokenView},
     zone::{ZonePolicy, ZoneSpec},
 };
 use tokio_util::task::TaskTracker;
@@ -171,6 +171,7 @@ async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
     let tenant = TenantView {
         name: FIRST.to_owned(),
         queue_depth_max: app.settings.queue_depth_tenant_max,
+        retention: TenantRetention::default(),
         created_at: app.clock.now(),
         version: 1,
     };

@@ -117,7 +117,7 @@ impl ChildProcess {
     /// Kills the child with everything below it. Does not wait.
     pub(crate) fn kill(&mut self) {
         let Some(child) = &mut self.child else { return };
-        if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
             _ = kill_process_group(pid, Signal::KILL);
         }
         // Also in case that the child did not get as far as its own group.

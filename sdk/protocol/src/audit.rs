@@ -26,6 +26,8 @@ closed_list! {
         JobRetry = "job_retry",
         /// A tenant was made.
         TenantCreate = "tenant_create",
+        /// A tenant got another depth of its queue, or keeps other things.
+        TenantReplace = "tenant_replace",
         /// A user token was made.
         TokenCreate = "token_create",
         /// A user token was taken back.

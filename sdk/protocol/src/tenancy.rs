@@ -21,6 +21,38 @@ closed_list! {
     }
 }
 
+/// Longest time that a tenant may keep jobs, in milliseconds: ten years.
+pub const RETENTION_MS_MAX: u64 = 315_360_000_000;
+
+/// What a tenant keeps of its jobs that have ended. Where a field is absent, the server's setting holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantRetention {
+    /// How long jobs are kept after their end, in milliseconds, with their attempts and outputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000_000_u64))]
+    pub job_ttl_ms: Option<u64>,
+    /// How long logs are kept after the end of their job, in milliseconds; never longer than the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 315_360_000_000_u64))]
+    pub log_ttl_ms: Option<u64>,
+    /// Most jobs that have ended and are kept; the oldest go first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub jobs_max: Option<u32>,
+    /// Most bytes of outputs and logs of jobs that have ended; the oldest jobs go first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 9_223_372_036_854_775_807_u64))]
+    pub bytes_max: Option<u64>,
+}
+
+impl TenantRetention {
+    /// Whether the server's settings hold throughout.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A tenant as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantView {
@@ -29,13 +61,16 @@ pub struct TenantView {
     pub name: String,
     /// Most jobs that may wait in the queue at a time.
     pub queue_depth_max: u64,
+    /// What it keeps by a policy of its own; absent when all is as the server's settings say.
+    #[serde(default, skip_serializing_if = "TenantRetention::is_default")]
+    pub retention: TenantRetention,
     /// When it was made.
     pub created_at: Timestamp,
     /// Rises with every change; the ETag.
     pub version: u64,
 }
 
-/// Body of `POST /v1/tenants`.
+/// Body of `POST /v1/tenants` and `PUT /v1/tenants/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantSpec {
@@ -45,6 +80,9 @@ pub struct TenantSpec {
     /// Most jobs that may wait in the queue at a time; the server's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_depth_max: Option<u64>,
+    /// What it keeps by a policy of its own; the server's settings hold where nothing is said.
+    #[serde(default, skip_serializing_if = "TenantRetention::is_default")]
+    pub retention: TenantRetention,
 }
 
 /// Body of `POST /v1/tokens`.

@@ -6,14 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gristmill_protocol::{
-    JobState,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
-};
+use gristmill_protocol::JobState;
 use gristmill_tests::{cluster::TestCluster, guests, large};
 use sha2::{Digest as _, Sha256};
 
-use super::small_job;
+use super::{file_input, small_job};
 
 const BIG_BYTES: u64 = 2 << 30;
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
@@ -53,12 +50,7 @@ async fn two_gibibytes_pass_through_server_and_node_which_stay_small() {
 
     api.publish("copies", guests::copies()).await.expect("a module");
     let mut spec = small_job("copies");
-    spec.inputs.push(InputSpec {
-        name: "big".to_owned(),
-        source: BlobSource::Digest(digest.parse().expect("a digest")),
-        kind: InputKind::File,
-        mode: InputMode::Ro,
-    });
+    spec.inputs.push(file_input("big", &digest));
     let job = api.submit(&spec).await.expect("a job");
     // While all this moves, small requests are answered.
     let mut slowest = Duration::ZERO;

@@ -34,7 +34,10 @@ mod wasi_suite;
 
 use std::path::{Path, PathBuf};
 
-use gristmill_protocol::{JobSpec, LimitsSpec};
+use gristmill_protocol::{
+    JobSpec, LimitsSpec,
+    job::{BlobSource, InputKind, InputMode, InputSpec},
+};
 use gristmill_tests::{
     cli::{Ended, Home},
     cluster::TestCluster,
@@ -50,6 +53,16 @@ pub(crate) fn small_job(module: &str) -> JobSpec {
         ..LimitsSpec::default()
     };
     JobSpec { module: module.to_owned(), limits, ..JobSpec::default() }
+}
+
+/// A blob as a file that a job reads at `/in/NAME`.
+pub(crate) fn file_input(name: &str, digest: &str) -> InputSpec {
+    InputSpec {
+        name: name.to_owned(),
+        source: BlobSource::Digest(digest.parse().expect("a digest")),
+        kind: InputKind::File,
+        mode: InputMode::Ro,
+    }
 }
 
 /// Runs a command against a cluster, as its administrator.

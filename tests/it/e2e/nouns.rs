@@ -153,6 +153,11 @@ async fn tenants_and_tokens_are_made_used_and_taken_back() {
     expect_line(&desk.run("tenant create acme --queue-depth-max 1500").expect_code(0).text(), "name acme");
     expect_line(&desk.run("tenant list").expect_code(0).text(), "acme 1,500");
     expect_line(&desk.run("tenant show acme").expect_code(0).text(), "queue depth 1,500");
+    let kept = desk.run("tenant set acme --keep-jobs 7d --keep-bytes-max 2GiB").expect_code(0).text();
+    expect_line(&kept, "keeps jobs for 7d, at most 2GiB");
+    expect_line(&kept, "queue depth 1,500");
+    let less = desk.run("tenant set acme --keep-jobs default --output json").expect_code(0).json();
+    assert_eq!(less["retention"], serde_json::json!({"bytes_max": 2_u64 << 30}));
     assert!(desk.run("tenant show nobody").expect_code(1).stderr.contains("code: not_found"));
 
     let secret = desk.home.path().join("bot.token");

@@ -5,17 +5,16 @@ use std::time::Duration;
 use gristmill_protocol::{
     JobSpec, JobState, JobView, Reason,
     attempt::AttemptState,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
+    job::{InputKind, InputSpec},
 };
 use gristmill_tests::{api::Api, cluster::TestCluster, guests};
 
-use super::small_job;
+use super::{file_input, small_job};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn with_input(kind: InputKind, digest: &str) -> JobSpec {
-    let source = BlobSource::Digest(digest.parse().expect("a digest"));
-    let input = InputSpec { name: "big".to_owned(), source, kind, mode: InputMode::Ro };
+    let input = InputSpec { kind, ..file_input("big", digest) };
     JobSpec { inputs: vec![input], ..small_job("copies") }
 }
 

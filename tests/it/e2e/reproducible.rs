@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use gristmill_protocol::{
-    JobSpec, JobState, JobView,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
-};
+use gristmill_protocol::{JobSpec, JobState, JobView, job::InputSpec};
 use gristmill_tests::{
     api::Api,
     cluster::{NodeOptions, TestCluster},
@@ -14,7 +11,7 @@ use gristmill_tests::{
     repository,
 };
 
-use super::small_job;
+use super::{file_input, small_job};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -54,15 +51,9 @@ fn pinned(spec: &JobSpec, machine: &str) -> JobSpec {
     spec
 }
 
-async fn file_input(api: &Api, name: &str, path: &str) -> InputSpec {
+async fn repository_input(api: &Api, name: &str, path: &str) -> InputSpec {
     let bytes = std::fs::read(repository().join(path)).expect("a file of the repository");
-    let digest = api.put_blob(bytes).await.expect("a blob").parse().expect("a digest");
-    InputSpec {
-        name: name.to_owned(),
-        source: BlobSource::Digest(digest),
-        kind: InputKind::File,
-        mode: InputMode::Ro,
-    }
+    file_input(name, &api.put_blob(bytes).await.expect("a blob"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,14 +79,14 @@ async fn two_nodes_one_of_them_busy_compute_the_same_bits_with_the_same_fuel() {
         api.publish(module, std::fs::read(example).expect("the example")).await.expect("a module");
         let mut spec = small_job(module);
         for (name, path) in inputs {
-            spec.inputs.push(file_input(api, name, path).await);
+            spec.inputs.push(repository_input(api, name, path).await);
         }
         specs.push(spec);
     }
     if let Some(boolector) = fetched("boolector/boolector.wasm") {
         api.publish("boolector", std::fs::read(boolector).expect("it was fetched")).await.expect("a module");
         let mut spec = small_job("boolector");
-        spec.inputs.push(file_input(api, "problem.smt2", "examples/solver/multiply-by-ten.smt2").await);
+        spec.inputs.push(repository_input(api, "problem.smt2", "examples/solver/multiply-by-ten.smt2").await);
         spec.args = vec!["/in/problem.smt2".to_owned()];
         spec.success_exit_codes = vec![10, 20];
         specs.push(spec);
@@ -103,7 +94,7 @@ async fn two_nodes_one_of_them_busy_compute_the_same_bits_with_the_same_fuel() {
     if let Some(resvg) = fetched("resvg/resvg.wasm") {
         api.publish("resvg", std::fs::read(resvg).expect("it was fetched")).await.expect("a module");
         let mut spec = small_job("resvg");
-        spec.inputs.push(file_input(api, "millstone.svg", "examples/picture/millstone.svg").await);
+        spec.inputs.push(repository_input(api, "millstone.svg", "examples/picture/millstone.svg").await);
         spec.args = vec!["/in/millstone.svg".to_owned(), "/out/millstone.png".to_owned()];
         specs.push(spec);
     }

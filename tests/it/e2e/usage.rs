@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use gristmill_protocol::{
-    JobSpec, JobState, OuterLimit, Usage,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
-    node::NodeView,
-};
+use gristmill_protocol::{JobSpec, JobState, OuterLimit, Usage, node::NodeView};
 use gristmill_tests::{api::Api, cli::Home, cluster::TestCluster, guests};
 
-use super::{run_at, small_job};
+use super::{file_input, run_at, small_job};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_attempts_used_is_in_the_api_on_the_command_line_and_in_the_metrics() {
@@ -105,12 +101,7 @@ async fn cpu_time_and_bytes_read_and_written_are_those_of_the_guest_and_add_up_i
 
     let digest = api.put_blob(vec![7; INPUT_BYTES]).await.expect("an input");
     let mut spec = small_job("copies");
-    spec.inputs.push(InputSpec {
-        name: "big".to_owned(),
-        source: BlobSource::Digest(digest.parse().expect("a digest")),
-        kind: InputKind::File,
-        mode: InputMode::Ro,
-    });
+    spec.inputs.push(file_input("big", &digest));
     let copied = used_by(api, &spec).await;
     let bytes = INPUT_BYTES as u64;
     assert_eq!((copied.read_bytes, copied.written_bytes), (Some(bytes), Some(bytes)), "{copied:#?}");

@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gristmill_protocol::{
-    JobId, JobState,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
-};
+use gristmill_protocol::{JobId, JobState, job::BlobSource};
 use gristmill_tests::{
     api::digest,
     cli::Home,
@@ -23,7 +20,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{RECOVERY, small_job};
-use crate::e2e::text;
+use crate::e2e::{file_input, text};
 
 const BIG_BYTES: usize = 40 << 20;
 /// Far fewer than the file has, so that only who goes on where it was cut ever comes to its end.
@@ -109,16 +106,9 @@ async fn downloads_cut_at_random_places_are_what_the_job_made() {
     let api = cluster.api.clone();
     api.publish("copies", guests::copies()).await.expect("a module");
     let bytes = random_bytes(12, BIG_BYTES);
-    let input = InputSpec {
-        name: "big".into(),
-        source: BlobSource::Digest(
-            api.put_blob(bytes.clone()).await.expect("stored").parse().expect("a digest"),
-        ),
-        kind: InputKind::File,
-        mode: InputMode::Ro,
-    };
+    let input = api.put_blob(bytes.clone()).await.expect("stored");
     let mut spec = small_job("copies");
-    spec.inputs = vec![input];
+    spec.inputs.push(file_input("big", &input));
     let job = api.submit(&spec).await.expect("a job");
     let ended = api.finished(&job.id, RECOVERY).await.expect("the job ends");
     assert_eq!(ended.state, JobState::Succeeded, "{ended:#?}");

@@ -2,25 +2,16 @@
 
 use std::{path::Path, time::Duration};
 
-use gristmill_protocol::{
-    JobSpec, JobState,
-    job::{BlobSource, InputKind, InputMode, InputSpec},
-};
+use gristmill_protocol::{JobSpec, JobState};
 use gristmill_tests::{api::Api, checker, cluster::TestCluster, eventually, guests};
 use reqwest::{Method, StatusCode};
 
-use crate::e2e::small_job;
+use crate::e2e::{file_input, small_job};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn copy_of(digest: &str) -> JobSpec {
-    let input = InputSpec {
-        name: "big".to_owned(),
-        source: BlobSource::Digest(digest.parse().expect("a digest")),
-        kind: InputKind::File,
-        mode: InputMode::Ro,
-    };
-    JobSpec { inputs: vec![input], ..small_job("copies") }
+    JobSpec { inputs: vec![file_input("big", digest)], ..small_job("copies") }
 }
 
 /// Files below a directory.

@@ -3,7 +3,7 @@
 use gristmill_lifecycle::command::CancelJobs;
 use gristmill_protocol::{
     audit::AuditOperation,
-    bulk::{BulkCancelView, BulkCountView, BulkSelection},
+    bulk::{BulkCancelView, BulkSelection},
     tenancy::Scope,
 };
 
@@ -12,17 +12,6 @@ use crate::{app::App, error::ApiError, principal::Principal, store::job::JobOnly
 
 /// Jobs of one commit: few enough that others do not wait long.
 const JOBS_AT_A_TIME: u32 = 1_000;
-
-/// Number of jobs that [`cancel_jobs`] would be about, over all pages. Needs the scope `submit`.
-pub async fn count_cancellable(
-    app: &App,
-    who: &Principal,
-    selection: BulkSelection,
-) -> Result<BulkCountView, ApiError> {
-    who.require(Scope::Submit)?;
-    let choice = choose(app, who, selection, JobOnly::Cancellable)?;
-    Ok(BulkCountView { matched: choice.count(app).await? })
-}
 
 /// Cancels the chosen jobs that have not ended, newest first, each as a single cancel would, a
 /// thousand in one commit. Needs the scope `submit`. Durable when it returns. It may be repeated:

@@ -1,17 +1,14 @@
-//! Duties of retention: remove jobs, logs, events and idempotency keys that are too old. Each works in
+//! Duties of retention: remove events, idempotency keys and entries of the record that are too old. Each works in
 //! short transactions with a pause in between, so that nobody waits for it.
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use gristmill_protocol::Timestamp;
 
 use crate::{app::App, error::ApiError, purged::PurgedKind};
 
 /// Rows that one transaction removes, or looks at.
-const ROWS_MAX: u32 = 1_000;
-/// Logs that are shortened in one transaction.
-const LOGS_AT_ONCE: u32 = 8;
+pub(super) const ROWS_MAX: u32 = 1_000;
 /// Time for others between two transactions.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,47 +34,6 @@ pub async fn forget_idempotency_keys(app: &App) -> Result<u64, ApiError> {
         app.purged.note(PurgedKind::IdempotencyKey, removed);
         total += removed;
         if removed < u64::from(ROWS_MAX) || !pause(app).await {
-            return Ok(total);
-        }
-    }
-}
-
-/// Removes logs of jobs that ended too long ago; of jobs that ended before `since`, which an earlier
-/// round has seen to, no log is looked for. Returns the number of pieces and what the next round may
-/// give as `since`.
-pub async fn purge_logs(app: &App, since: Option<Timestamp>) -> Result<(u64, Option<Timestamp>), ApiError> {
-    let retention = &app.settings.retention;
-    let Some(before) = before(app, retention.log_ttl.min(retention.job_ttl)) else { return Ok((0, since)) };
-    let mut total = 0;
-    loop {
-        let jobs = app.store.logged_jobs(since, before, LOGS_AT_ONCE).await?;
-        if jobs.is_empty() {
-            return Ok((total, Some(before)));
-        }
-        let steps = jobs.iter().map(|job| app.store.log_purge(*job, ROWS_MAX / LOGS_AT_ONCE));
-        for (pieces, keys) in try_join_all(steps).await? {
-            app.purged.note(PurgedKind::LogPiece, pieces);
-            total += pieces;
-            // The rows are gone: what a crash leaves of the bytes here belongs to nobody.
-            for key in keys {
-                app.blobs.delete_log(&key).await?;
-            }
-        }
-        if !pause(app).await {
-            return Ok((total, since));
-        }
-    }
-}
-
-/// Removes jobs that ended too long ago, with everything that hangs on them. Returns their number.
-pub async fn purge_jobs(app: &App) -> Result<u64, ApiError> {
-    let Some(before) = before(app, app.settings.retention.job_ttl) else { return Ok(0) };
-    let mut total = 0;
-    loop {
-        let removed = app.store.job_purge(before, app.clock.now(), ROWS_MAX).await?;
-        app.purged.note(PurgedKind::Job, removed);
-        total += removed;
-        if removed == 0 || !pause(app).await {
             return Ok(total);
         }
     }

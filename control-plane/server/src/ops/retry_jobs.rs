@@ -1,11 +1,7 @@
 //! Run many finished jobs again.
 
 use gristmill_lifecycle::{command::SubmitJob, record::JobRecord};
-use gristmill_protocol::{
-    JobId,
-    bulk::{BulkCountView, BulkSelection},
-    tenancy::Scope,
-};
+use gristmill_protocol::{JobId, bulk::BulkSelection, tenancy::Scope};
 
 use super::{
     retry_job::retry_command,
@@ -25,17 +21,6 @@ pub struct Retried {
     pub outcomes: Vec<(JobId, SubmitOutcome)>,
     /// Where to go on, when more jobs match than one call takes.
     pub next_page_token: Option<String>,
-}
-
-/// Number of jobs that [`retry_jobs`] would be about, over all pages. Needs the scope `submit`.
-pub async fn count_retriable(
-    app: &App,
-    who: &Principal,
-    selection: BulkSelection,
-) -> Result<BulkCountView, ApiError> {
-    who.require(Scope::Submit)?;
-    let choice = choose(app, who, selection, JobOnly::Ended)?;
-    Ok(BulkCountView { matched: choice.count(app).await? })
 }
 
 /// Submits the chosen jobs that have ended again, newest first, each as a single retry would, some

@@ -1,6 +1,11 @@
 //! Choose the jobs of a bulk cancel or retry.
 
-use gristmill_protocol::{ErrorCode, JobId, bulk::BulkSelection, job::JobFilter};
+use gristmill_protocol::{
+    ErrorCode, JobId,
+    bulk::{BulkCountView, BulkSelection},
+    job::JobFilter,
+    tenancy::Scope,
+};
 
 use super::list_jobs::job_query;
 use crate::{
@@ -19,6 +24,18 @@ const JOBS_DEFAULT: u32 = 1_000;
 pub(super) struct Choice {
     query: JobQuery,
     left: u32,
+}
+
+/// Number of jobs that a bulk call on these jobs would be about, over all pages. Needs the scope `submit`.
+pub async fn count_jobs(
+    app: &App,
+    who: &Principal,
+    selection: BulkSelection,
+    only: JobOnly,
+) -> Result<BulkCountView, ApiError> {
+    who.require(Scope::Submit)?;
+    let query = choose(app, who, selection, only)?.query;
+    Ok(BulkCountView { matched: app.store.job_count(query).await? })
 }
 
 /// Reads a selection; it chooses only jobs that the caller may see and to which the call can do
@@ -72,11 +89,6 @@ fn has_condition(filter: &JobFilter) -> bool {
 }
 
 impl Choice {
-    /// Number of all jobs that are chosen, on later pages too.
-    pub(super) async fn count(&self, app: &App) -> Result<u64, ApiError> {
-        Ok(app.store.job_count(self.query.clone()).await?)
-    }
-
     /// The query of the next few jobs; `None` when this call has had as many as it takes.
     pub(super) fn next_query(&self, at_a_time: u32) -> Option<JobQuery> {
         let limit = self.left.min(at_a_time);

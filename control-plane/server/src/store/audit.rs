@@ -8,7 +8,7 @@ use gristmill_protocol::{
     JobId, Timestamp,
     audit::{AuditOperation, AuditOutcome, AuditView},
     module::{ModuleVersionView, ModuleView},
-    tenancy::TokenView,
+    tenancy::{TenantView, TokenView},
 };
 
 use super::{
@@ -136,6 +136,12 @@ impl Audited for UploadPut {
 impl Audited for TokenView {
     fn verdict(&self) -> Option<Verdict> {
         DONE
+    }
+}
+
+impl Audited for TenantView {
+    fn verdict(&self) -> Option<Verdict> {
+        Some((AuditOutcome::Done, Some(self.version)))
     }
 }
 

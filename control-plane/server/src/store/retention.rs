@@ -23,16 +23,56 @@ pub struct UnusedBlob {
     pub used_at: Timestamp,
 }
 
+/// A place in the order in which jobs end: by time, and by number where several end at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndMark {
+    /// When a job ended.
+    pub at: Timestamp,
+    /// The job's number.
+    pub seq: u64,
+}
+
+impl EndMark {
+    /// The place before all jobs that ended at a time or later.
+    pub fn of_time(at: Timestamp) -> Self {
+        Self { at, seq: 0 }
+    }
+
+    /// The place right behind this job.
+    #[must_use]
+    pub fn behind(self) -> Self {
+        Self { seq: self.seq + 1, ..self }
+    }
+}
+
+/// A job that has ended, and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedJob {
+    /// Where it is in the order of ends.
+    pub mark: EndMark,
+    /// Bytes of its outputs, and of its log as long as that is kept.
+    pub bytes: u64,
+}
+
 /// Finds and removes what is kept no longer. Finding reads; removing checks again in the transaction
 /// that removes, so that what is wanted meanwhile stays.
 #[async_trait]
 pub trait RetentionStore {
-    /// Jobs that ended before a time and have a log, the earliest first; `since` leaves out those that
-    /// ended before it.
+    /// Jobs of a tenant that have ended, the latest first, from the one before `before` on.
+    async fn ended_jobs(
+        &self,
+        tenant: &str,
+        before: Option<EndMark>,
+        limit: u32,
+    ) -> Result<Vec<EndedJob>, StoreError>;
+
+    /// Jobs of a tenant that ended before a mark and have a log, the earliest first; `since` leaves out
+    /// those that ended before it.
     async fn logged_jobs(
         &self,
-        since: Option<Timestamp>,
-        before: Timestamp,
+        tenant: &str,
+        since: Option<EndMark>,
+        before: EndMark,
         limit: u32,
     ) -> Result<Vec<JobId>, StoreError>;
 
@@ -40,10 +80,16 @@ pub trait RetentionStore {
     /// many there were, and the keys below which bytes lie elsewhere.
     async fn log_purge(&self, job: JobId, limit: u32) -> Result<(u64, Vec<String>), StoreError>;
 
-    /// Removes jobs that ended before a time, with everything that hangs on them, their log and events
+    /// Removes jobs of a tenant that ended before a mark, with everything that hangs on them, their log and events
     /// excepted: at most about `limit` rows. Jobs that still have a log or an idempotency key stay.
     /// The blobs that they referred to count as used at `now`. Returns the jobs' number.
-    async fn job_purge(&self, before: Timestamp, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    async fn job_purge(
+        &self,
+        tenant: &str,
+        before: EndMark,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// Looks at the next `limit` events after a number, and removes those from before a time whose job
     /// was purged.

@@ -15,7 +15,7 @@ use gristmill_protocol::{
         CONTENT_DIGEST_HEADER, EnrollGrant, LEASE_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER,
         signature_base, signature_params,
     },
-    tenancy::{Scope, TenantView, TokenView},
+    tenancy::{Scope, TenantRetention, TenantView, TokenView},
     zone::ZoneSpec,
 };
 use gristmill_server::{
@@ -173,6 +173,7 @@ impl Api {
         let view = TenantView {
             name: name.into(),
             queue_depth_max: 10_000,
+            retention: TenantRetention::default(),
             created_at: self.clock.now(),
             version: 1,
         };

@@ -52,6 +52,7 @@ async fn every_change_is_recorded_with_who_and_what_and_no_read_is() {
             "default:mill@1.0.0",
         ),
         (post("/v1/tenants", json!({"name": "third"})), "tenant_create", "third"),
+        (call("PUT", "/v1/tenants/third").json(&json!({"name": "third"})), "tenant_replace", "third"),
         (post("/v1/zones", json!({"name": "lab"})), "zone_create", "lab"),
         (call("PUT", "/v1/zones/lab").json(&json!({"name": "lab"})), "zone_replace", "lab"),
         (post("/v1/tokens", json!({"name": "ci"})), "token_create", "tok_"),

@@ -7,6 +7,7 @@ use gristmill_server::clock::Clock as _;
 use gristmill_server::store::{
     Store,
     event::{EventPage, EventQuery},
+    retention::EndMark,
 };
 use tokio_util::task::TaskTracker;
 
@@ -123,7 +124,7 @@ pub(crate) async fn a_gap_is_remembered_though_older_events_are_kept(bench: Benc
     bench.clock.advance_s(1);
     let now = bench.clock.now();
     store.job_submit(submit(4)).await.expect("accepted");
-    assert_eq!(store.job_purge(now, now, 10).await.expect("purge"), 1);
+    assert_eq!(store.job_purge(TENANT, EndMark::of_time(now), now, 10).await.expect("purge"), 1);
     let purged = store.event_purge(0, now, 100).await.expect("purge").removed;
     let ids = |page: &EventPage| page.events.iter().map(|event| event.id).collect::<Vec<_>>();
     let check = async |store: &dyn Store| {

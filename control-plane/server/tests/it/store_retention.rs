@@ -7,14 +7,18 @@ use gristmill_lifecycle::{
 use gristmill_protocol::{Digest, JobId, Outcome, Reason, attempt::LogStream, reason::OutcomeState};
 use gristmill_server::{
     clock::Clock,
-    store::{Store, job::LogRange, retention::Step},
+    store::{
+        Store,
+        job::LogRange,
+        retention::{EndMark, EndedJob, Step},
+    },
 };
 
 use crate::{
     backend::Bench,
     commands::{
-        Script, TENANT, acquire, append, cancel, digest, events_after, job_id, keyed, node_id, outcome,
-        output, report, submit, success,
+        Script, TENANT, acquire, append, cancel, class, digest, events_after, job_id, keyed, node_id,
+        outcome, output, report, submit, success,
     },
     history::judge,
 };
@@ -44,7 +48,7 @@ async fn purge_jobs(bench: &Bench, store: &dyn Store) -> u64 {
     let now = bench.clock.now();
     let mut total = 0;
     loop {
-        match store.job_purge(now, now, 2).await.expect("purge") {
+        match store.job_purge(TENANT, EndMark::of_time(now), now, 2).await.expect("purge") {
             0 => return total,
             removed => total += removed,
         }
@@ -126,6 +130,62 @@ pub(crate) async fn a_job_is_kept_as_long_as_its_idempotency_key(bench: Bench) {
     judge(&*store).await;
 }
 
+pub(crate) async fn jobs_that_ended_are_told_the_latest_first_with_what_they_hold(bench: Bench) {
+    let store = bench.open().await;
+    let script = Script(&*store);
+    let speaks = script.run(submit(1)).await;
+    for stream in [LogStream::Stdout, LogStream::Stderr] {
+        store.log_append(append(1, &speaks, stream, 0, b"four")).await.expect("append");
+    }
+    let first = succeed(&bench, &*store, submit(2), "an output").await;
+    bench.clock.advance_s(1);
+    script.update(1, &speaks, success("done")).await;
+    bench.clock.advance_s(1);
+    let last = succeed(&bench, &*store, submit(3), "").await;
+    script.run(submit(4)).await;
+    let other = SubmitJob { tenant: "umbra".to_owned(), class: class("umbra"), ..submit(5) };
+    script.submit(other).await;
+    store.job_cancel(cancel(job_id(5))).await.expect("cancel");
+
+    let mut expected = Vec::new();
+    for (id, bytes) in [(last, 0), (speaks.job, 8), (first, 9)] {
+        let job = script.job(id).await;
+        let mark = EndMark { at: job.finished_at.expect("it has ended"), seq: job.seq };
+        expected.push(EndedJob { mark, bytes });
+    }
+    let ended = async |before, limit| store.ended_jobs(TENANT, before, limit).await.expect("read");
+    assert_eq!(ended(None, 10).await, expected);
+    assert_eq!(ended(None, 2).await, expected[..2]);
+    assert_eq!(ended(Some(expected[1].mark), 2).await, expected[2..]);
+    store.log_purge(speaks.job, 10).await.expect("purge");
+    assert_eq!(ended(Some(expected[0].mark), 1).await[0].bytes, 0, "its log is gone");
+}
+
+pub(crate) async fn jobs_that_ended_at_once_go_in_the_order_of_their_numbers(bench: Bench) {
+    let store = bench.open().await;
+    let script = Script(&*store);
+    let waits = script.submit(submit(1)).await;
+    let other = SubmitJob { tenant: "umbra".to_owned(), class: class("umbra"), ..submit(2) };
+    script.submit(other).await;
+    for n in [3, 4, 5] {
+        script.submit(submit(n)).await;
+    }
+    for n in [5, 2, 3, 4] {
+        store.job_cancel(cancel(job_id(n))).await.expect("cancel");
+    }
+    let now = bench.clock.now();
+    let middle = EndMark { at: now, seq: script.job(job_id(4)).await.seq };
+    for (before, removed) in [(EndMark::of_time(now), 0), (middle, 1), (middle.behind(), 1)] {
+        assert_eq!(store.job_purge(TENANT, before, now, 10).await.expect("purge"), removed, "{before:?}");
+    }
+    for (n, is_kept) in [(1, true), (2, true), (3, false), (4, false), (5, true)] {
+        assert_eq!(store.job_get(job_id(n)).await.expect("read").is_some(), is_kept, "{n}");
+    }
+    let end = EndMark { at: now, seq: u64::from(u32::MAX) };
+    assert_eq!(store.job_purge(TENANT, end, now, 10).await.expect("purge"), 1);
+    assert_eq!(script.job(waits.id).await.finished_at, None, "it has not ended");
+}
+
 pub(crate) async fn a_log_goes_from_its_beginning_in_small_steps(bench: Bench) {
     let store = bench.open().await;
     let script = Script(&*store);
@@ -139,8 +199,10 @@ pub(crate) async fn a_log_goes_from_its_beginning_in_small_steps(bench: Bench) {
     bench.clock.advance_s(1);
     let now = bench.clock.now();
     assert_eq!(purge_jobs(&bench, &*store).await, 0, "its log goes first");
-    assert_eq!(store.logged_jobs(None, now, 10).await.expect("look"), [over.job]);
-    assert_eq!(store.logged_jobs(Some(now), now, 10).await.expect("look"), []);
+    let end = EndMark::of_time(now);
+    assert_eq!(store.logged_jobs(TENANT, None, end, 10).await.expect("look"), [over.job]);
+    assert_eq!(store.logged_jobs(TENANT, Some(end), end, 10).await.expect("look"), []);
+    assert_eq!(store.logged_jobs("umbra", None, end, 10).await.expect("look"), []);
     assert_eq!(store.log_purge(over.job, 3).await.expect("purge"), (3, Vec::new()));
     let range = |job| LogRange { job, attempt: 1, stream: None, offset: 0, limit: 10 };
     let left = store.log_list(range(over.job)).await.expect("read");

@@ -83,6 +83,8 @@ macro_rules! suite {
                     store_log::any_bytes_survive,
                     store_retention::a_purged_job_leaves_nothing_behind_and_the_others_alone,
                     store_retention::a_job_is_kept_as_long_as_its_idempotency_key,
+                    store_retention::jobs_that_ended_are_told_the_latest_first_with_what_they_hold,
+                    store_retention::jobs_that_ended_at_once_go_in_the_order_of_their_numbers,
                     store_retention::a_log_goes_from_its_beginning_in_small_steps,
                     store_retention::events_are_kept_as_long_as_their_job,
                     store_retention::a_class_goes_with_its_last_job_and_its_number_is_not_given_again,

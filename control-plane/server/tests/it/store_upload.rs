@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gristmill_protocol::{Digest, TokenId, UploadId, tenancy::TenantView};
+use gristmill_protocol::{
+    Digest, TokenId, UploadId,
+    tenancy::{TenantRetention, TenantView},
+};
 use gristmill_server::{
     clock::Clock,
     store::{
@@ -48,7 +51,13 @@ pub(crate) async fn with_tenants(bench: &Bench) -> std::sync::Arc<dyn Store> {
     let store = bench.open().await;
     for name in ["a", "b"] {
         let created_at = bench.clock.now();
-        let tenant = TenantView { name: name.into(), queue_depth_max: 1, created_at, version: 1 };
+        let tenant = TenantView {
+            name: name.into(),
+            queue_depth_max: 1,
+            retention: TenantRetention::default(),
+            created_at,
+            version: 1,
+        };
         assert!(store.tenant_create(tenant).await.expect("is stored"));
     }
     store

@@ -1,13 +1,12 @@
 //! The throttle: holds a child to a part of its cores where no control group does, by stopping it for
 //! the rest of each period in which it had its share.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use rustix::{
-    param::clock_ticks_per_second,
-    process::{Pid, Signal, kill_process},
-};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep_until};
+
+use super::cpu_time;
 
 /// Length of the period in which CPU time is given out, that of control groups.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -55,7 +54,7 @@ impl Throttle {
 
     /// Holds a process that can use so many cores to this part of them, in thousandths of a core.
     pub(super) fn over(pid: u32, cpus_milli: u32, cores: u32) -> Self {
-        let process = Pid::from_raw(pid.cast_signed());
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let now = Instant::now();
         let held = process.zip(cpu_time(pid)).map(|(process, seen)| {
             let meter = Meter {
@@ -137,18 +136,10 @@ impl Meter {
     }
 }
 
-/// CPU time that a process has used, over all its threads; `None` if it is gone.
-fn cpu_time(pid: u32) -> Option<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // "pid (name, which may hold anything) state …", of which the 14th and 15th are user and system time.
-    let after_name = text.rsplit(") ").next()?;
-    let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
-    Some(Duration::from_millis(ticks.sum::<u64>() * 1_000 / clock_ticks_per_second()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         process::{Child, Command},
         thread,
     };

@@ -40,10 +40,10 @@ use crate::{
 /// A command that returns at once: `(module (memory (export "memory") 1) (func (export "_start")))`.
 const NOOP: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x05\x03\x01\0\x01\
     \x07\x13\x02\x06memory\x02\0\x06_start\0\0\x0a\x04\x01\x02\0\x0b";
-/// Jobs that the node runs at a time, each in an executor process of its own.
-const AT_A_TIME: u32 = 64;
-/// What each of them asks for; a node keeps one idle executor for each half core that it offers.
-const JOB_CPUS_MILLI: u32 = 500;
+/// CPU that the node offers, whatever the machine has.
+const NODE_CPUS_MILLI: u32 = 32_000;
+/// What each job asks for: the node has room for 320 at a time.
+const JOB_CPUS_MILLI: u32 = 100;
 /// Most durable commits for each job under load.
 const COMMITS_PER_JOB_MAX: f64 = 0.1;
 
@@ -133,7 +133,7 @@ pub(crate) async fn run(args: QueueArgs, global: &Global) -> anyhow::Result<Exit
 /// Room for many small jobs at a time, whatever the machine has: they do nothing, and the same
 /// number everywhere lets runs on different machines be compared.
 fn offer() -> Offer {
-    let total = SlotSize { cpus_milli: AT_A_TIME * JOB_CPUS_MILLI, memory_bytes: 64 << 30 };
+    let total = SlotSize { cpus_milli: NODE_CPUS_MILLI, memory_bytes: 64 << 30 };
     Offer { total, slot: SlotSize::default(), is_reduced: false }
 }
 
@@ -205,7 +205,7 @@ async fn baselines(args: &QueueArgs, dir: &std::path::Path) -> anyhow::Result<Ba
 /// A small job, so that many fit a node at a time.
 fn spec() -> JobSpec {
     let limits = LimitsSpec {
-        cpus_milli: Some(JOB_CPUS_MILLI / 5),
+        cpus_milli: Some(JOB_CPUS_MILLI),
         memory_bytes: Some(1 << 20),
         wall_time_ms: Some(10_000),
         ..LimitsSpec::default()

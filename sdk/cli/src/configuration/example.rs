@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use super::settings::{SECTIONS, Setting, Settings, rows};
 
 /// Values for what has no default, so that an example shows how one is written.
-const SAMPLES: [(&str, &str); 12] = [
+const SAMPLES: [(&str, &str); 14] = [
     ("server.data", "/var/lib/gristmill"),
     ("server.tls_cert", "/etc/gristmill/cert.pem"),
     ("server.tls_key", "/etc/gristmill/key.pem"),
+    ("server.keep_jobs_max", "100000"),
+    ("server.keep_bytes_max", "500GiB"),
     ("node.server", "https://queue.example.com:7070"),
     ("node.state", "/var/lib/gristmill-node"),
     ("node.join_token_file", "/etc/gristmill/join.token"),

@@ -212,7 +212,7 @@ fn without_password(text: &str) -> String {
 }
 
 /// A duration in the largest unit that divides it.
-fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     let unit = units.iter().find(|(size, _)| ms >= *size && ms.is_multiple_of(*size));
@@ -220,7 +220,7 @@ fn duration_text(duration: Duration) -> String {
 }
 
 /// A size in the largest binary unit that divides it.
-fn bytes_text(bytes: u64) -> String {
+pub(crate) fn bytes_text(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let unit = units.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
     unit.map_or_else(|| bytes.to_string(), |(shift, name)| format!("{}{name}", bytes >> shift))

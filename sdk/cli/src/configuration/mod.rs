@@ -16,6 +16,7 @@ use std::{
 
 pub(crate) use self::{
     example::example,
+    field::{bytes_text, duration_text},
     file::Problem,
     flags::{DevFlags, Given, NodeFlags, ServerFlags},
     manual::manual,
@@ -96,7 +97,8 @@ impl Loaded {
             Some(problem) => {
                 let failure =
                     Failure::usage(format!("{}: {}", problem.key, problem.detail)).code("configuration");
-                Err(failure.hint("`gristmill config show --origin` says where each setting comes from"))
+                let origins = "`gristmill config show --origin` says where each setting comes from";
+                Err(failure.hint(problem.hint.as_deref().unwrap_or(origins)))
             }
         }
     }
@@ -300,5 +302,31 @@ mod tests {
         assert_eq!((count, problems.len()), (1, 1));
         assert_eq!(problems[0].line, Some(3), "{problems:?}");
         assert!(problems[0].detail.contains("server.lease_stop"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_slot_that_no_job_may_have_is_refused_wherever_it_is_set() {
+        let slot = |setting: &str| check(Path::new("x.toml"), &format!("[server]\n{setting}\n")).1;
+        for fits in
+            ["slot_memory = \"8GiB\"", "slot_memory = \"64KiB\"", "slot_cpus = 256", "slot_cpus = 0.01"]
+        {
+            assert_eq!(slot(fits), [], "{fits}");
+        }
+        for (refused, key, rule) in [
+            ("slot_memory = \"9GiB\"", "server.slot_memory", "must be from 64KiB to 8GiB, found 9GiB, "),
+            ("slot_memory = \"8589934593\"", "server.slot_memory", "to 8GiB, found 8589934593, "),
+            ("slot_memory = \"1KiB\"", "server.slot_memory", "must be from 64KiB to 8GiB, found 1KiB, "),
+            ("slot_cpus = 257", "server.slot_cpus", "must be from 0.01 to 256, found 257, "),
+            ("slot_cpus = 0.009", "server.slot_cpus", "must be from 0.01 to 256, found 0.009, "),
+        ] {
+            let problems = slot(refused);
+            assert_eq!(problems.len(), 1, "{refused}: {problems:?}");
+            assert_eq!((problems[0].key.as_str(), problems[0].line), (key, Some(2)), "{problems:?}");
+            assert!(problems[0].detail.contains(rule), "{problems:?}");
+            assert!(problems[0].hint.is_some(), "{problems:?}");
+        }
+        let error = load("", &[("GRISTMILL_SERVER_SLOT_MEMORY", "16GiB")], &[]).expect_err("refused");
+        assert!(error.to_string().starts_with("server.slot_memory: must be from 64KiB to 8GiB"), "{error}");
+        load("", &[], &[("server", "slot_cpus", "300")]).expect_err("refused as an option too");
     }
 }

@@ -1,9 +1,45 @@
 //! Which settings go together.
 
-use super::{Loaded, Origin, Problem};
+use gristmill_protocol::{LimitsSpec, limits::SlotSize};
 
-/// What does not go together, each under the key that was set.
+use super::{Loaded, Origin, Problem, field::bytes_text};
+use crate::printer;
+
+/// What cannot hold, each under the key that was set.
 pub(crate) fn check(loaded: &Loaded) -> Vec<Problem> {
+    let mut problems = check_together(loaded);
+    problems.extend(check_slot(loaded.settings.server.config.settings.slot_default));
+    problems
+}
+
+/// What a job gets that names no limits has to be what a job may have.
+fn check_slot(slot: SlotSize) -> Vec<Problem> {
+    let found = LimitsSpec::default().resolve(slot).err().unwrap_or_default();
+    let problems = found.into_iter().filter_map(|limit| {
+        let (key, shown, hint): (_, fn(u64) -> String, _) = match limit.field {
+            "cpus_milli" => (
+                "server.slot_cpus",
+                |milli| printer::cpus(milli as u32),
+                "jobs that need more say so themselves, with --cpus",
+            ),
+            "memory_bytes" => (
+                "server.slot_memory",
+                bytes_text,
+                "no guest has more memory than one standard slot; for more jobs at a time let nodes offer more \
+                 (node.slots, node.memory)",
+            ),
+            _ => return None,
+        };
+        let [min, max, found] = [limit.min, limit.max, limit.found].map(shown);
+        let detail =
+            format!("must be from {min} to {max}, found {found}, or jobs that do not name their own are refused");
+        Some(Problem { line: None, key: key.to_owned(), detail, hint: Some(hint.to_owned()) })
+    });
+    problems.collect()
+}
+
+/// Settings that do not go together.
+fn check_together(loaded: &Loaded) -> Vec<Problem> {
     let server = &loaded.settings.server;
     let rules = &server.config.settings;
     let node = &loaded.settings.node;

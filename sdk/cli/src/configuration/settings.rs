@@ -318,6 +318,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
         |s| Field::Duration(&mut s.server.config.settings.retention.job_ttl)),
     Setting::new("server", "keep_logs", "D", "How long logs are kept after the end of their job, at most as long as the job",
         |s| Field::Duration(&mut s.server.config.settings.retention.log_ttl)),
+    Setting::new("server", "keep_jobs_max", "N", "Most jobs of one tenant that are kept after their end; the oldest go first",
+        |s| Field::OptionalCount(&mut s.server.config.settings.retention.jobs_tenant_max)).default("no limit"),
+    Setting::new("server", "keep_bytes_max", "SIZE", "Most bytes of outputs and logs that are kept of one tenant's jobs after their end; the oldest jobs go first",
+        |s| Field::OptionalBytes(&mut s.server.config.settings.retention.bytes_tenant_max)).default("no limit"),
     Setting::new("server", "keep_events", "D", "How long events are kept, at least as long as their job",
         |s| Field::Duration(&mut s.server.config.settings.retention.event_ttl)),
     Setting::new("server", "keep_audit", "D", "How long it is remembered who changed what",
@@ -461,6 +465,8 @@ mod tests {
         let Retention {
             job_ttl: _,
             log_ttl: _,
+            jobs_tenant_max: _,
+            bytes_tenant_max: _,
             event_ttl: _,
             audit_ttl: _,
             blob_grace: _,
@@ -477,6 +483,6 @@ mod tests {
             pace: PaceRule { window: _, bytes_min: _ },
         } = clients;
         // The fields above, of which `tls` and `slot_default` have two rows each.
-        assert_eq!(rows("server").count(), (9 + 1) + (20 + 1) + 7 + 8);
+        assert_eq!(rows("server").count(), (9 + 1) + (20 + 1) + 9 + 8);
     }
 }

@@ -101,6 +101,16 @@ impl Client {
         self.json(Repeat::Unsafe, || self.call(Method::POST, &["tenants"]).json(spec)).await
     }
 
+    /// Changes a tenant if it is still at this version; else `precondition_failed`.
+    pub async fn tenant_set(&self, spec: &TenantSpec, version: u64) -> Result<TenantView, ClientError> {
+        self.json(Repeat::Unsafe, || {
+            self.call(Method::PUT, &["tenants", &spec.name])
+                .header(header::IF_MATCH, format!("\"{version}\""))
+                .json(spec)
+        })
+        .await
+    }
+
     /// Every token that this token may see.
     pub async fn token_list(&self) -> Result<Vec<TokenView>, ClientError> {
         self.list_all("tokens").await

@@ -32,30 +32,20 @@ pub(super) fn operations() -> Vec<Operation> {
             .answers::<NodeView>(200, "The node.")
             .tagged_as(TAG.0, TAG.1)
             .refuses(&[NotFound]),
-        Operation::post("/v1/nodes/{id}/drain", nodes::drain)
-            .named("drainNode", "Drain a node", "It finishes what runs and takes nothing new. A second call changes nothing.")
-            .needs(Scope::Admin)
-            .at::<NodeId>("id", NODE)
-            .under_condition()
-            .answers::<NodeView>(200, "The node as it is now.")
-            .tagged_as(TAG.0, TAG.1)
-            .refuses(&[NotFound, Conflict]),
-        Operation::post("/v1/nodes/{id}/resume", nodes::resume)
-            .named("resumeNode", "End a node's drain", "It takes work again.")
-            .needs(Scope::Admin)
-            .at::<NodeId>("id", NODE)
-            .under_condition()
-            .answers::<NodeView>(200, "The node as it is now.")
-            .tagged_as(TAG.0, TAG.1)
-            .refuses(&[NotFound, Conflict]),
-        Operation::post("/v1/nodes/{id}/revoke", nodes::revoke)
-            .named("revokeNode", "Take a node's identity back", "Its calls are refused from now on, and it cannot return; its jobs run elsewhere when their leases have ended.")
-            .needs(Scope::Admin)
-            .at::<NodeId>("id", NODE)
-            .under_condition()
-            .answers::<NodeView>(200, "The node as it is now.")
-            .tagged_as(TAG.0, TAG.1)
-            .refuses(&[NotFound]),
+        changes_node(
+            Operation::post("/v1/nodes/{id}/drain", nodes::drain)
+                .named("drainNode", "Drain a node", "It finishes what runs and takes nothing new. A second call changes nothing."),
+        )
+        .refuses(&[Conflict]),
+        changes_node(
+            Operation::post("/v1/nodes/{id}/resume", nodes::resume)
+                .named("resumeNode", "End a node's drain", "It takes work again."),
+        )
+        .refuses(&[Conflict]),
+        changes_node(
+            Operation::post("/v1/nodes/{id}/revoke", nodes::revoke)
+                .named("revokeNode", "Take a node's identity back", "Its calls are refused from now on, and it cannot return; its jobs run elsewhere when their leases have ended."),
+        ),
         Operation::post("/v1/join-tokens", nodes::create_join_token)
             .named("createJoinToken", "Make a join token", "A node redeems it once, within 15 minutes at most, and belongs to the token's zone from then on. The secret is shown only now.")
             .needs(Scope::Admin)
@@ -71,4 +61,15 @@ pub(super) fn operations() -> Vec<Operation> {
             .refuses(&[NotFound]),
     ];
     group(Tag::Nodes, operations)
+}
+
+/// An operator's change to one node.
+fn changes_node(operation: Operation) -> Operation {
+    operation
+        .needs(Scope::Admin)
+        .at::<NodeId>("id", NODE)
+        .under_condition()
+        .answers::<NodeView>(200, "The node as it is now.")
+        .tagged_as(TAG.0, TAG.1)
+        .refuses(&[NotFound])
 }

@@ -42,6 +42,15 @@ fn tenants() -> Vec<Operation> {
             .answers::<TenantView>(200, "The tenant.")
             .tagged()
             .refuses(&[NotFound]),
+        Operation::put("/v1/tenants/{name}", tenancy::replace_tenant)
+            .named("replaceTenant", "Change a tenant", "Depth of the queue and retention are replaced; what is absent is the server's. The name stays.")
+            .needs(Scope::Admin)
+            .at::<Name>("name", "Name of the tenant, the same as in the body.")
+            .under_condition()
+            .takes::<TenantSpec>()
+            .answers::<TenantView>(200, "The tenant as it is now.")
+            .tagged()
+            .refuses(&[NotFound]),
     ]
 }
 

@@ -27,6 +27,7 @@ use crate::{
         problem,
     },
     ops::{self, SubmitItem, SubmitOutcome},
+    store::job::JobOnly,
 };
 
 /// Longest time that a body may take.
@@ -68,7 +69,7 @@ pub(in crate::http) async fn cancel(
     Json(selection): Json<BulkSelection>,
 ) -> Result<Response, ApiError> {
     if switch("dry_run", query.dry_run.as_deref())? {
-        return Ok(json(&ops::count_cancellable(&app, &principal, selection).await?, None));
+        return Ok(json(&ops::count_jobs(&app, &principal, selection, JobOnly::Cancellable).await?, None));
     }
     Ok(json(&ops::cancel_jobs(&app, &principal, selection).await?, None))
 }
@@ -84,7 +85,7 @@ pub(in crate::http) async fn retry(
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(&headers)?;
     if switch("dry_run", query.dry_run.as_deref())? {
-        return Ok(json(&ops::count_retriable(&app, &principal, selection).await?, None));
+        return Ok(json(&ops::count_jobs(&app, &principal, selection, JobOnly::Ended).await?, None));
     }
     let _permit = ops::bulk_permit(&app)?;
     let retried = ops::retry_jobs(&app, &principal, selection, key).await?;

@@ -42,6 +42,21 @@ pub(in crate::http) async fn get_tenant(
     Ok(json(&tenant, Some(tenant.version)))
 }
 
+/// `PUT /v1/tenants/{name}`, with `If-Match` if the caller wants to be sure.
+pub(in crate::http) async fn replace_tenant(
+    State(app): State<Arc<App>>,
+    User(principal): User,
+    At(name): At<String>,
+    headers: HeaderMap,
+    Json(spec): Json<TenantSpec>,
+) -> Result<Response, ApiError> {
+    if spec.name != name {
+        return Err(ApiError::field("/name", "must be the name in the path; tenants are not renamed"));
+    }
+    let tenant = ops::replace_tenant(&app, &principal, spec, if_version(&headers)?).await?;
+    Ok(json(&tenant, Some(tenant.version)))
+}
+
 /// `GET /v1/tokens`.
 pub(in crate::http) async fn list_tokens(
     State(app): State<Arc<App>>,

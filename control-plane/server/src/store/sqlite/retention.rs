@@ -14,7 +14,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
-    retention::{RetentionStore, Step, UnusedBlob},
+    retention::{EndMark, EndedJob, RetentionStore, Step, UnusedBlob},
 };
 
 /// That nothing refers to the blob `b`. What an attempt stored is referred to while the attempt lasts;
@@ -29,20 +29,23 @@ macro_rules! unreferenced {
     };
 }
 
-/// Which jobs may go, with the number of rows that go with each.
+/// Which jobs of a tenant may go; as many as have about `limit` rows in all.
 async fn jobs_to_purge(
     connection: &mut SqliteConnection,
-    before: Timestamp,
+    tenant: &str,
+    before: EndMark,
     limit: u32,
 ) -> Result<Vec<i64>, StoreError> {
     let rows = sqlx::query_as::<_, (i64, i64)>(
         "/* job_purge */ SELECT j.seq, j.output_count + j.attempt + 1 FROM jobs j
-         WHERE j.finished_at IS NOT NULL AND j.finished_at < ?1
+         WHERE j.tenant = ?1 AND j.finished_at IS NOT NULL AND (j.finished_at, j.seq) < (?2, ?3)
              AND NOT EXISTS (SELECT 1 FROM log_chunks l WHERE l.job = j.id)
              AND NOT EXISTS (SELECT 1 FROM idempotency_keys k WHERE k.job = j.id)
-         ORDER BY j.finished_at LIMIT ?2",
+         ORDER BY j.finished_at, j.seq LIMIT ?4",
     )
-    .bind(micros(before))
+    .bind(tenant)
+    .bind(micros(before.at))
+    .bind(before.seq as i64)
     .bind(limit)
     .fetch_all(connection)
     .await
@@ -58,11 +61,12 @@ async fn jobs_to_purge(
 
 async fn job_purge(
     connection: &mut SqliteConnection,
-    before: Timestamp,
+    tenant: &str,
+    before: EndMark,
     now: Timestamp,
     limit: u32,
 ) -> Result<u64, StoreError> {
-    let jobs = jobs_to_purge(connection, before, limit).await?;
+    let jobs = jobs_to_purge(connection, tenant, before, limit).await?;
     if jobs.is_empty() {
         return Ok(0);
     }
@@ -150,20 +154,54 @@ pub(super) fn attempt_of(key: &str) -> Option<(JobId, u32)> {
 
 #[async_trait]
 impl RetentionStore for SqliteStore {
+    async fn ended_jobs(
+        &self,
+        tenant: &str,
+        before: Option<EndMark>,
+        limit: u32,
+    ) -> Result<Vec<EndedJob>, StoreError> {
+        let rows = sqlx::query_as::<_, (i64, i64, i64)>(
+            "/* ended_jobs */ SELECT j.finished_at, j.seq, j.output_bytes + CASE
+                 WHEN EXISTS (SELECT 1 FROM log_chunks l WHERE l.job = j.id)
+                 THEN (SELECT sum(a.stdout_bytes + a.stderr_bytes) FROM attempts a WHERE a.job = j.id)
+                 ELSE 0 END
+             FROM jobs j
+             WHERE j.tenant = ?1 AND j.finished_at IS NOT NULL AND (j.finished_at, j.seq) < (?2, ?3)
+             ORDER BY j.finished_at DESC, j.seq DESC LIMIT ?4",
+        )
+        .bind(tenant)
+        .bind(before.map_or(i64::MAX, |mark| micros(mark.at)))
+        .bind(before.map_or(i64::MAX, |mark| mark.seq as i64))
+        .bind(limit)
+        .fetch_all(self.reads())
+        .await
+        .map_err(failed("ended_jobs"))?;
+        let ended = |(at, seq, bytes): (i64, i64, i64)| {
+            let mark = EndMark { at: time(at)?, seq: seq.unsigned_abs() };
+            Ok(EndedJob { mark, bytes: bytes.unsigned_abs() })
+        };
+        rows.into_iter().map(ended).collect()
+    }
+
     async fn logged_jobs(
         &self,
-        since: Option<Timestamp>,
-        before: Timestamp,
+        tenant: &str,
+        since: Option<EndMark>,
+        before: EndMark,
         limit: u32,
     ) -> Result<Vec<JobId>, StoreError> {
         let ids: Vec<String> = sqlx::query_scalar(
             "/* logged_jobs */ SELECT j.id FROM jobs j
-             WHERE j.finished_at IS NOT NULL AND j.finished_at >= ?1 AND j.finished_at < ?2
+             WHERE j.tenant = ?1 AND j.finished_at IS NOT NULL
+                 AND (j.finished_at, j.seq) >= (?2, ?3) AND (j.finished_at, j.seq) < (?4, ?5)
                  AND EXISTS (SELECT 1 FROM log_chunks l WHERE l.job = j.id)
-             ORDER BY j.finished_at LIMIT ?3",
+             ORDER BY j.finished_at, j.seq LIMIT ?6",
         )
-        .bind(since.map_or(i64::MIN, micros))
-        .bind(micros(before))
+        .bind(tenant)
+        .bind(since.map_or(i64::MIN, |mark| micros(mark.at)))
+        .bind(since.map_or(0, |mark| mark.seq as i64))
+        .bind(micros(before.at))
+        .bind(before.seq as i64)
         .bind(limit)
         .fetch_all(self.reads())
         .await
@@ -176,15 +214,22 @@ impl RetentionStore for SqliteStore {
             .await
     }
 
-    async fn job_purge(&self, before: Timestamp, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+    async fn job_purge(
+        &self,
+        tenant: &str,
+        before: EndMark,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
         // Most rounds find nothing, and need no transaction to know it.
         let mut reader = self.reads().acquire().await?;
-        if jobs_to_purge(&mut reader, before, 1).await?.is_empty() {
+        if jobs_to_purge(&mut reader, tenant, before, 1).await?.is_empty() {
             return Ok(0);
         }
         drop(reader);
+        let tenant = tenant.to_owned();
         self.write_unrecorded("job_purge", move |connection| {
-            Box::pin(job_purge(connection, before, now, limit))
+            Box::pin(async move { job_purge(connection, &tenant, before, now, limit).await })
         })
         .await
     }

@@ -18,7 +18,7 @@ use gristmill_protocol::{
     module::{ModuleMetadata, ModuleWorld},
     node::NodeCapabilities,
     node_api::{AcquireGrant, AttemptReport, LeaseRef, RenewRequest, UpdatesRequest},
-    tenancy::{Scope, TenantView},
+    tenancy::{Scope, TenantRetention, TenantView},
     zone::{ZonePolicy, ZoneSpec},
 };
 use gristmill_server::{
@@ -280,7 +280,9 @@ pub(super) fn keys(grant: &AcquireGrant) -> Vec<AttemptKey> {
 /// Puts tenants, zones, a module and nodes into an empty store.
 async fn populate(store: &dyn Store, at: Timestamp) -> Vec<FakeNode> {
     for (name, queue_depth_max) in TENANTS.into_iter().zip([1_000, 5]) {
-        let tenant = TenantView { name: name.to_owned(), queue_depth_max, created_at: at, version: 1 };
+        let retention = TenantRetention::default();
+        let tenant =
+            TenantView { name: name.to_owned(), queue_depth_max, retention, created_at: at, version: 1 };
         store.tenant_create(tenant).await.expect("the tenant is made");
         let spec = ModuleVersionSpec {
             owner: name.to_owned(),
