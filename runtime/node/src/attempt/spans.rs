@@ -1,7 +1,7 @@
 //! The spans that are exported of an attempt and its phases. Nothing of the job's content is in them.
 
 use gristmill_protocol::{
-    NodeId, TraceContext, WorkPhase, node_api::LeaseGrant, reason::OutcomeState, trace::SPAN_TARGET,
+    NodeId, Reason, TraceContext, WorkPhase, node_api::LeaseGrant, reason::OutcomeState, trace::SPAN_TARGET,
 };
 use tracing::{
     Span,
@@ -36,7 +36,7 @@ pub(super) fn attempt(grant: &mut LeaseGrant, node: NodeId, zone: &str) -> Span 
 pub(super) fn end(span: &Span, ended: &AttemptEnd) {
     let Some(outcome) = &ended.outcome else { return };
     span.record("gristmill.outcome.state", outcome.state.as_str());
-    span.record("gristmill.outcome.reason", outcome.reason.map(|reason| reason.as_str()));
+    span.record("gristmill.outcome.reason", outcome.reason.map(Reason::as_str));
     if outcome.state != OutcomeState::Succeeded {
         span.record("otel.status_code", "ERROR");
     }
