@@ -6,6 +6,7 @@ pub mod bombs;
 pub mod checker;
 pub mod cli;
 pub mod cluster;
+pub mod collector;
 pub mod cutter;
 pub mod guests;
 pub mod large;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gristmill_lifecycle::Settings;
-use gristmill_protocol::Timestamp;
+use gristmill_protocol::{Timestamp, trace::Sampling};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +77,8 @@ pub struct App {
     pub purged: Purged,
     /// What the last look at the server's own health found, and when.
     pub readiness: tokio::sync::Mutex<Option<(Timestamp, Vec<Check>)>>,
+    /// Which traces of jobs are recorded.
+    pub sampling: Sampling,
     swept_at: Mutex<Timestamp>,
     /// Cancelled when the server stops: long polls end, sweeps stop.
     pub shutdown: CancellationToken,
@@ -120,6 +122,7 @@ impl App {
             counts: tokio::sync::Mutex::default(),
             purged: Purged::default(),
             readiness: tokio::sync::Mutex::default(),
+            sampling: Sampling::default(),
             swept_at: Mutex::new(now),
             shutdown: CancellationToken::new(),
         })
@@ -130,6 +133,12 @@ impl App {
     pub fn with_clients(mut self, limits: &ClientLimits) -> Self {
         self.gates = Gates::new(limits, Arc::clone(&self.clock), Arc::clone(&self.entropy));
         self
+    }
+
+    /// Records other traces than the default. Call it before the first request.
+    #[must_use]
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
     }
 
     /// When the sweep was done last.

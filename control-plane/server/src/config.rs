@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use gristmill_lifecycle::Settings;
 pub use gristmill_lifecycle::settings::Retention;
+use gristmill_protocol::trace::Sampling;
 
 pub use crate::{
     gates::{ClientLimits, Rate},
@@ -49,6 +50,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// How long requests under way may take to finish when the server stops.
     pub drain_timeout: Duration,
+    /// Which traces of jobs are recorded, by this server and, unless they have another rule, by nodes and guests.
+    pub sampling: Sampling,
 }
 
 impl ServerConfig {
@@ -66,6 +69,7 @@ impl ServerConfig {
             clients: ClientLimits::default(),
             head_timeout: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(20),
+            sampling: Sampling::default(),
         }
     }
 

@@ -36,6 +36,7 @@ pub mod restore;
 pub mod retention;
 mod seldom;
 mod server;
+mod spans;
 pub mod store;
 pub mod sweep;
 mod tally;

@@ -162,7 +162,7 @@ async fn open_app(config: &ServerConfig, data: &DataDir) -> anyhow::Result<App> 
     let app = App::assemble(store, clock, entropy, Arc::new(blobs), wakes, config.settings.clone())
         .await
         .context("failed to read nodes and zones")?;
-    Ok(app.with_clients(&config.clients))
+    Ok(app.with_clients(&config.clients).with_sampling(config.sampling))
 }
 
 /// Makes what a new server begins with. Each step is skipped when it was done before, so that a

@@ -65,6 +65,7 @@ impl Embedded {
         server_config.settings.slot_default = config.offer.slot;
         // Whoever runs it is its only user.
         server_config.clients.token_rate = None;
+        server_config.sampling = crate::traces::sampling();
         crate::environment::keep_files_private();
         let server = Server::start(server_config).await.context("cannot start the server")?;
         let token = administrator(&server, &server_dir).await?;

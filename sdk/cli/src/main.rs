@@ -42,6 +42,7 @@ mod table;
 mod tenant;
 mod terminal;
 mod token;
+mod traces;
 mod tree_stream;
 mod upkeep;
 mod usage;
@@ -58,6 +59,7 @@ use crate::{
     configuration::{Loaded, Sources},
     failure::{Exit, Failure, report},
     terminal::ColorChoice,
+    traces::Traces,
 };
 
 fn main() -> ExitCode {
@@ -123,13 +125,16 @@ fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
 fn run(mut cli: Cli, loaded: Loaded) -> anyhow::Result<Exit> {
     terminal::choose(loaded.settings.client.color);
     let settings = &loaded.settings;
-    logging::start(settings.log_level.as_deref(), settings.log_format, cli.command.is_service())?;
+    let mut traces = Traces::of(&cli.command);
+    let is_service = cli.command.is_service();
+    logging::start(settings.log_level.as_deref(), settings.log_format, is_service, traces.layer())?;
+    traces.say_what_is_wrong();
     cli.global.loaded = loaded;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let exit = runtime.block_on(dispatch(cli.command, &cli.global));
+    let exit = runtime.block_on(traces.while_running(dispatch(cli.command, &cli.global)));
     // A thread that still reads standard input must not keep the process.
     runtime.shutdown_background();
     exit

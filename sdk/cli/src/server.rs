@@ -70,6 +70,7 @@ pub(crate) async fn run(command: ServerCommand, global: &Global) -> anyhow::Resu
     let data_dir = needed("server.data", settings.data.as_ref())?;
     let mut config = settings.config.clone();
     config.data_dir.clone_from(&data_dir);
+    config.sampling = crate::traces::sampling();
     let tls = settings.tls_cert.clone().zip(settings.tls_key.clone());
     config.tls = tls.map(|(cert, key)| TlsFiles { cert, key });
     config.clients.token_rate = Rate::of(settings.requests_per_second);

@@ -22,7 +22,7 @@ mod node_signature;
 pub mod reason;
 pub mod schema;
 pub mod tenancy;
-mod trace;
+pub mod trace;
 pub mod units;
 pub mod upload;
 pub mod usage;

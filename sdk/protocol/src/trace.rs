@@ -4,6 +4,14 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// The target of the spans that are exported. They are apart from the log: a build or a process that
+/// exports nothing does not make them.
+///
+/// Their fields `otel.name`, `otel.kind` and `otel.status_code` stand for the name, the kind and the status
+/// of the span; `otel.context` for its own [`TraceContext`], when others have to know it, and `otel.parent`
+/// for that of its parent in another process. The other fields are its attributes.
+pub const SPAN_TARGET: &str = "gristmill::span";
+
 /// A trace, a span in it, and the trace's flags. Neither id is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
@@ -33,9 +41,67 @@ impl TraceContext {
         Self { span: not_zero(span), ..self }
     }
 
+    /// The same context, recorded or not.
+    #[must_use]
+    pub fn with_sampled(self, is_sampled: bool) -> Self {
+        Self { flags: if is_sampled { Self::SAMPLED } else { 0 }, ..self }
+    }
+
+    /// Whether the trace is recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & Self::SAMPLED != 0
+    }
+
     /// The trace's id in hex, for logs.
     pub fn trace_id(&self) -> String {
         hex::encode(self.trace)
+    }
+
+    /// The trace's id.
+    pub fn trace(&self) -> [u8; 16] {
+        self.trace
+    }
+
+    /// The span's id.
+    pub fn span(&self) -> [u8; 8] {
+        self.span
+    }
+}
+
+/// Which traces are recorded. Every process with the same rule decides alike about the same trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    heeds_parent: bool,
+    /// Of all trace ids, cut to 63 bits, those below are recorded.
+    bound: u64,
+}
+
+impl Sampling {
+    /// Every trace, unless its parent is not recorded.
+    pub const ALL: Self = Self { heeds_parent: true, bound: Self::BOUND_MAX };
+    const BOUND_MAX: u64 = 1 << 63;
+
+    /// Records this part of all traces, from 0 to 1. With `heeds_parent` that counts only where a trace
+    /// begins; elsewhere what the parent says does.
+    pub fn new(part: f64, heeds_parent: bool) -> Self {
+        let bound = (part.clamp(0.0, 1.0) * Self::BOUND_MAX as f64) as u64;
+        Self { heeds_parent, bound }
+    }
+
+    /// The context as this rule has it; `is_child` says whether it came from a parent.
+    #[must_use]
+    pub fn decide(self, context: TraceContext, is_child: bool) -> TraceContext {
+        if is_child && self.heeds_parent {
+            return context;
+        }
+        let low = u128::from_be_bytes(context.trace) as u64;
+        context.with_sampled(low >> 1 < self.bound)
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::ALL
     }
 }
 
@@ -145,6 +211,24 @@ mod tests {
             &format!("{}é", &GOOD[..54]),
         ] {
             assert_eq!(text.parse::<TraceContext>(), Err(TraceContextError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_traces_is_recorded_and_a_parent_may_decide() {
+        let trace = |id: u64| {
+            let id = [[0xff; 8], id.to_be_bytes()].concat();
+            TraceContext::of(std::array::from_fn(|at| id[at]), [1; 8])
+        };
+        let (low, high) = (trace(u64::MAX / 4 - 9), trace(u64::MAX / 4 + 9));
+        let quarter = Sampling::new(0.25, true);
+        assert!(quarter.decide(low, false).is_sampled() && !quarter.decide(high, false).is_sampled());
+        assert_eq!(quarter.decide(high, true), high, "the parent is recorded");
+        assert!(!quarter.decide(low.with_sampled(false), true).is_sampled());
+        assert!(!Sampling::new(0.25, false).decide(high, true).is_sampled(), "whatever the parent says");
+        for context in [low, high, trace(u64::MAX)] {
+            assert!(Sampling::default().decide(context.with_sampled(false), false).is_sampled());
+            assert!(!Sampling::new(0.0, false).decide(context, true).is_sampled());
         }
     }
 

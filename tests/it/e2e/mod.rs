@@ -28,6 +28,7 @@ mod scripts;
 mod servers;
 mod simulator;
 mod terminals;
+mod traces;
 mod transcripts;
 mod usage;
 mod wasi_suite;

@@ -22,6 +22,7 @@ use crate::app::App;
 pub(super) struct Line {
     app: Arc<App>,
     span: tracing::Span,
+    traced: tracing::Span,
     context: Arc<Context>,
     method: Method,
     started_at: Timestamp,
@@ -31,9 +32,15 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(app: Arc<App>, span: tracing::Span, context: Arc<Context>, method: Method) -> Self {
+    /// A request that begins now, with its span in the log and the one that is exported.
+    pub(super) fn new(
+        app: Arc<App>,
+        (span, traced): (tracing::Span, tracing::Span),
+        context: Arc<Context>,
+        method: Method,
+    ) -> Self {
         let started_at = app.clock.now();
-        Self { app, span, context, method, started_at, status: None, bytes: 0, is_sent: false }
+        Self { app, span, traced, context, method, started_at, status: None, bytes: 0, is_sent: false }
     }
 
     /// Follows the answer to its end.
@@ -52,6 +59,12 @@ impl Drop for Line {
             Some(Caller::Node(node)) => (None, None, Some(node)),
             None => (None, None, None),
         };
+        self.traced.record("gristmill.tenant", tenant);
+        self.traced.record("gristmill.node.id", node.map(tracing::field::display));
+        self.traced.record("http.response.status_code", self.status.map(|status| status.as_u16()));
+        if self.status.is_some_and(|status| status.is_server_error()) {
+            self.traced.record("otel.status_code", "ERROR");
+        }
         let is_read = self.method == Method::GET || self.method == Method::HEAD;
         // What users change is part of the story that an operator reads; the rest is for a closer look.
         let is_told = !is_read && node.is_none() && self.status.is_some_and(|status| status.is_success());

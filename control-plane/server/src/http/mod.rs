@@ -22,6 +22,7 @@ mod signed;
 mod sse;
 mod system;
 mod tar;
+mod traced;
 mod user;
 
 pub use reference::description;

@@ -17,6 +17,7 @@ use super::{
     access::Line,
     body,
     context::{Context, subject},
+    traced,
 };
 use crate::{
     app::App,
@@ -90,20 +91,22 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let request_id = format!("req_{}", hex::encode(app.entropy.bytes::<10>()));
     let context = Context::new(&request_id, &request);
     let (job, attempt) = subject(request.uri().path());
+    let (route, method) = kind(&request);
+    let traced = traced::span(&request, &context, (&route, method));
     let span = info_span!(
-        "request", id = %request_id, method = %request.method(), path = %shown(request.uri().path()),
+        parent: &traced, "request", id = %request_id, method = %request.method(), path = %shown(request.uri().path()),
         job = job.map(display), attempt,
     );
-    let line = Line::new(Arc::clone(&app), span.clone(), Arc::clone(&context), request.method().clone());
+    let spans = (span.clone(), traced.clone());
+    let line = Line::new(Arc::clone(&app), spans, Arc::clone(&context), request.method().clone());
     request.extensions_mut().insert(Arc::clone(&context));
     let started_at = app.clock.now();
-    let (route, method) = kind(&request);
     let entered =
         check_host(&request).and_then(|()| check_target(&request)).and_then(|()| enter(&app, &context));
     let mut response = match entered {
         Ok(()) => {
             let request = request.map(|body| body::paced(body, app.gates.pace()));
-            next.run(request).instrument(span.clone()).await
+            next.run(request).instrument(span.clone()).instrument(traced).await
         }
         Err(error) => error.into_response(),
     };

@@ -19,6 +19,7 @@ use crate::{
     placement::{node_profile, zone_profile},
     principal::NodePrincipal,
     registry::Registry,
+    spans,
     trace::attempt_trace,
     wake::Topic,
 };
@@ -65,7 +66,7 @@ pub async fn acquire_leases(
     let granted = app.store.lease_acquire(command, hold).await?;
     let mut leases = Vec::with_capacity(granted.len());
     for lease in granted {
-        leases.push(lease_grant(app, lease).await?);
+        leases.push(lease_grant(app, node, lease).await?);
     }
     Ok(AcquireGrant { leases, drain: node_wishes(&app.registry, node.node).0 })
 }
@@ -148,14 +149,15 @@ async fn end_former_leases(app: &App, node: NodeId, incarnation: &str) -> Result
     Ok(())
 }
 
-async fn lease_grant(app: &App, lease: LeaseGranted) -> Result<LeaseGrant, ApiError> {
-    let text = match lease.document {
-        Some(text) => text,
+async fn lease_grant(app: &App, node: &NodePrincipal, lease: LeaseGranted) -> Result<LeaseGrant, ApiError> {
+    let text = match &lease.document {
+        Some(text) => Arc::clone(text),
         None => app.store.job_document(lease.job).await?.ok_or_else(|| ApiError::not_found("job"))?,
     };
     let document = JobDocument::read(&text)?;
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let trace = attempt_trace(&document.spec, lease.job, lease.attempt);
+    let _span = spans::lease(app.sampling, node, &lease, &document.spec);
+    let trace = attempt_trace(app.sampling, &document.spec, lease.job, lease.attempt);
     tracing::debug!(job = %lease.job, attempt = lease.attempt, trace_id = trace.trace_id(), "leased");
     let left_ms = |at: gristmill_protocol::Timestamp| {
         u64::try_from(at.as_millisecond() - app.clock.now().as_millisecond()).unwrap_or(0)

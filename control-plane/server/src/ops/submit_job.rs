@@ -31,8 +31,9 @@ use crate::{
     job_rules::{PARAMS_PATH, check_params, check_spec, invalid},
     placement::check_runnable,
     principal::Principal,
+    spans,
     store::module::ResolvedModule,
-    trace::job_trace,
+    trace::submit_trace,
 };
 
 const KEY_BYTES_MAX: usize = 255;
@@ -178,7 +179,7 @@ async fn told(app: &App, who: &Principal, reply: SubmitReply) -> Result<Submitte
     match reply {
         SubmitReply::Created(job) => {
             let job = job_view(app, *job)?;
-            let trace = job_trace(&job.spec, job.id).trace_id();
+            let trace = submit_trace(app.sampling, &job.spec, job.id).trace_id();
             tracing::debug!(job = %job.id, trace_id = trace, "accepted");
             Ok(Submitted { job, created: true })
         }
@@ -394,8 +395,13 @@ pub(super) async fn accept(app: &App, who: &Principal, command: SubmitJob) -> Re
     let operation =
         if command.retry_of.is_some() { AuditOperation::JobRetry } else { AuditOperation::JobSubmit };
     let note = who.note(operation, command.id);
+    let span = spans::submit(&tenant);
     match app.store.audited(note).job_submit(command).await {
-        Ok(reply) => told(app, who, reply).await,
+        Ok(reply) => {
+            spans::accepted(&span, app.sampling, &reply);
+            drop(span);
+            told(app, who, reply).await
+        }
         Err(error) => {
             let there = app.store.blob_visible(&tenant, &inputs).await?;
             match inputs.iter().find(|digest| !there.contains_key(digest)) {

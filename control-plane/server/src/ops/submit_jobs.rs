@@ -8,7 +8,7 @@ use gristmill_lifecycle::command::{SubmitJob, SubmitJobs};
 use gristmill_protocol::{Digest, ErrorCode, JobId, JobSpec, audit::AuditOperation, tenancy::Scope};
 
 use super::submit_job::{Known, Prepared, command, prepare, refusal, replied, submit_key, tenant_depth};
-use crate::{app::App, error::ApiError, principal::Principal};
+use crate::{app::App, error::ApiError, principal::Principal, spans};
 
 /// Inline bytes that are written at a time.
 const WRITES_MAX: usize = 8;
@@ -99,7 +99,12 @@ pub(super) async fn commit(
     let is_retry = jobs.iter().any(|job| job.retry_of.is_some());
     let operation = if is_retry { AuditOperation::JobRetry } else { AuditOperation::JobSubmit };
     let note = who.note(operation, "jobs");
-    Ok(app.store.audited(note).job_submit_many(SubmitJobs { jobs }).await?)
+    let spans: Vec<_> = jobs.iter().map(|job| spans::submit(&job.tenant)).collect();
+    let replies = app.store.audited(note).job_submit_many(SubmitJobs { jobs }).await?;
+    for (span, reply) in spans.iter().zip(&replies) {
+        spans::accepted(span, app.sampling, reply);
+    }
+    Ok(replies)
 }
 
 enum Looked {

@@ -10,6 +10,7 @@ pub(crate) mod placed;
 mod report;
 mod run_guest;
 pub(crate) mod scratch_dirs;
+mod spans;
 mod stage;
 mod store_outputs;
 
@@ -87,12 +88,18 @@ struct Attempt {
 /// process that worked for it has rested or is gone; the lease is kept until the report is answered.
 pub(crate) async fn run(
     services: Arc<Services>,
-    grant: LeaseGrant,
+    mut grant: LeaseGrant,
     lease: Lease,
     reserved: Arc<Reserved>,
 ) -> AttemptEnd {
-    let span = tracing::info_span!("attempt", job = %grant.job, attempt = grant.attempt, fence = grant.fence);
-    run_in_span(services, grant, lease, reserved).instrument(span).await
+    let traced = spans::attempt(&mut grant, services.client.node(), &services.zone);
+    let span = tracing::info_span!(
+        parent: &traced, "attempt", job = %grant.job, attempt = grant.attempt, fence = grant.fence
+    );
+    let work = run_in_span(services, grant, lease, reserved).instrument(span).instrument(traced.clone());
+    let ended = work.await;
+    spans::end(&traced, &ended);
+    ended
 }
 
 async fn run_in_span(

@@ -13,11 +13,12 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
+use tracing::Instrument as _;
 
 use super::{
     Attempt,
     log::{GATHER_TIME, LogBuffer, Sent, WAITING_BYTES_MAX, send_all},
-    placed,
+    placed, spans,
     stage::Prepared,
 };
 use crate::{code::node_failed_by, executors::Hired, room::Reserved};
@@ -69,7 +70,8 @@ impl Attempt {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let running = hired.executor.run(request, sender, self.lease.orders());
         let running = hired.turn.while_short(running);
-        let (end, log) = tokio::join!(running, self.pump(events));
+        let run = async { tokio::join!(running, self.pump(events)) };
+        let (end, log) = run.instrument(spans::phase(WorkPhase::Running)).await;
         match self.take_back(hired).await {
             Ok(hired) => self.services.executors.give_back(hired, &end).await,
             Err(error) => return Err(node_failed_by("take the attempt back from an executor", &error)),

@@ -16,9 +16,12 @@ use gristmill_protocol::{
     node_api::{BlobGrant, InputGrant},
 };
 
+use tracing::Instrument as _;
+
 use super::{
     Attempt, Halt,
     layout::{LayoutError, Mount, StagedInput, lay_out},
+    spans,
     store_outputs::refusal,
     us_since,
 };
@@ -71,9 +74,10 @@ impl Attempt {
             reproducible: self.grant.reproducible,
         };
         let allowed = Duration::from_millis(self.grant.limits.stage_time_ms);
-        let staged = tokio::time::timeout(allowed, self.stage(&spec))
-            .await
-            .unwrap_or_else(|_| Err(self.stage_timeout().into()))?;
+        let staged =
+            tokio::time::timeout(allowed, self.stage(&spec).instrument(spans::phase(WorkPhase::Staging)))
+                .await
+                .unwrap_or_else(|_| Err(self.stage_timeout().into()))?;
         let mut usage = Usage {
             stage_us: Some(us_since(began)),
             input_bytes: Some(self.input_bytes()),
@@ -85,7 +89,8 @@ impl Attempt {
                 self.lease.enter(WorkPhase::Compiling);
                 let stop = self.lease.stop_signal();
                 let customer = Customer { tenant: &self.grant.tenant, reserved: Some(reserved) };
-                let compiled = self.services.compiler.compile(customer, &spec, module.path(), stop).await;
+                let compiling = self.services.compiler.compile(customer, &spec, module.path(), stop);
+                let compiled = compiling.instrument(spans::phase(WorkPhase::Compiling)).await;
                 compiled.map_err(|mut outcome| {
                     outcome.usage.stage_us = usage.stage_us;
                     outcome.usage.input_bytes = usage.input_bytes;

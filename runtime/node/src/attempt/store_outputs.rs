@@ -6,12 +6,13 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream
 use gristmill_client::node::{Backoff, CallError};
 use gristmill_executor::request::StopReason;
 use gristmill_protocol::{ErrorCode, Outcome, Reason, WorkPhase, job::OutputEntry, node_api::AttemptReport};
+use tracing::Instrument as _;
 
 use super::{
     Attempt, End, Halt,
     collect::{CollectError, Collected, CollectedOutput, collect},
     run_guest::Ran,
-    stop_outcome, stopped, us_since,
+    spans, stop_outcome, stopped, us_since,
 };
 use crate::{
     clock::Moment,
@@ -39,7 +40,7 @@ impl Attempt {
                     StopReason::LeaseLost => Halt::LeaseLost,
                     reason => stop_outcome(reason).into(),
                 }),
-                stored = self.store_outputs() => stored,
+                stored = self.store_outputs().instrument(spans::phase(WorkPhase::Collecting)) => stored,
             };
             match stored {
                 Ok(collected) => {

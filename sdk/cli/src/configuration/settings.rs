@@ -438,6 +438,8 @@ mod tests {
             clients,
             head_timeout: _,
             drain_timeout: _,
+            // As the variables of OpenTelemetry say.
+            sampling: _,
         } = ServerSettings::default().config;
         let Rules {
             lease_ttl: _,

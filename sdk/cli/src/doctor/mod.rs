@@ -16,7 +16,7 @@ use crate::{
     harmless::harmless,
     printer::Printer,
     progress::Progress,
-    terminal,
+    terminal, traces,
 };
 
 /// Check this machine, its network and its server; say what to do
@@ -80,6 +80,7 @@ pub(crate) async fn run(args: DoctorArgs, global: &Global) -> anyhow::Result<Exi
     let progress = Progress::start();
     let mut checks = vec![settings(global)];
     checks.push(network::proxies(&environment::variable));
+    checks.extend(traces());
     progress.phase("asking the server");
     checks.extend(network::tls(global));
     checks.extend(network::server(global).await);
@@ -113,6 +114,15 @@ fn text(check: &Check) -> String {
     };
     let advice = check.advice.as_ref().map(|advice| format!("{:23}do: {}\n", "", harmless(advice)));
     format!("{word} {:<14}{}\n{}", check.name, harmless(&check.detail), advice.unwrap_or_default())
+}
+
+/// Whether traces are exported, if anybody wants that.
+fn traces() -> Option<Check> {
+    const NAME: &str = "traces";
+    Some(match traces::exporting()? {
+        Ok(()) => Check::ok(NAME, "server and node export them, as OTEL_EXPORTER_OTLP_ENDPOINT says"),
+        Err(why) => Check::warning(NAME, why, traces::ADVICE),
+    })
 }
 
 /// Whether the settings can be used. They were not loaded when they are wrong.

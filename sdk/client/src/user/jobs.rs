@@ -27,6 +27,11 @@ impl Client {
         self.json(Repeat::Safe, || {
             let request =
                 self.call(Method::POST, &["jobs"]).header("idempotency-key", idempotency_key).json(spec);
+            // The job knows its trace from the spec; this is for the request itself.
+            let request = match spec.traceparent {
+                Some(trace) => request.header("traceparent", trace.to_string()),
+                None => request,
+            };
             match wait {
                 Some(wait) => request.query(&[("wait", wait_text(wait))]),
                 None => request,

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use gristmill_protocol::{
-    JobId, JobSpec, JobView, Page, Timestamp, TraceContext, job::JobFilter, job::JobState, job::JobTag,
+    JobId, JobSpec, JobView, Page, Timestamp, job::JobFilter, job::JobState, job::JobTag,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         download,
         extract::{At, Json, Query, User, id, if_version, json, located, switch, tagged, wait},
         openapi::words,
-        tar,
+        tar, traced,
     },
     ops,
 };
@@ -82,13 +82,6 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Api
     }
 }
 
-/// The trace of the submit. The specification asks to ignore a header that is not right, or there twice.
-fn trace(headers: &HeaderMap) -> Option<TraceContext> {
-    let mut values = headers.get_all("traceparent").iter();
-    let value = values.next().filter(|_| values.next().is_none())?;
-    value.to_str().ok()?.trim().parse().ok()
-}
-
 pub(super) fn job_id(text: &str) -> Result<JobId, ApiError> {
     id("job", text)
 }
@@ -110,7 +103,7 @@ pub(in crate::http) async fn submit(
     headers: HeaderMap,
     Json(mut spec): Json<JobSpec>,
 ) -> Result<Response, ApiError> {
-    spec.traceparent = spec.traceparent.or_else(|| trace(&headers));
+    spec.traceparent = spec.traceparent.or_else(|| traced::caller(&headers));
     let wait = wait("wait", query.wait.as_deref(), WAIT_MAX)?;
     let key = idempotency_key(&headers)?;
     if switch("validate_only", query.validate_only.as_deref())? {
