@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use gristmill_protocol::Timestamp;
 use tokio_util::task::TaskTracker;
 
-use crate::{app::App, ops, sweep::note};
+use crate::{app::App, error::ApiError, ops};
 
 /// Starts the task on the tracker. It ends when the server shuts down.
 pub fn start(app: &Arc<App>, tasks: &TaskTracker) {
@@ -30,6 +30,15 @@ async fn run(app: Arc<App>) {
             () = app.shutdown.cancelled() => return,
         }
         retention.round(&app).await;
+    }
+}
+
+/// Logs what a duty removed.
+fn note(duty: &'static str, result: Result<u64, ApiError>) {
+    match result {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(duty, count, "what is kept no longer was removed"),
+        Err(error) => tracing::error!(duty, error = &error as &dyn std::error::Error, "a removal failed"),
     }
 }
 

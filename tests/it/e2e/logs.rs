@@ -37,7 +37,8 @@ async fn every_request_has_one_line_and_jobs_are_found_by_their_ids() {
     let length = asked.bytes().await.expect("the body").len();
     let line = eventually("the request's line", LIMIT, || async {
         let lines = lines(&cluster.server.log());
-        let of_request = |line: &&Value| line["message"] == "request" && line["span"]["id"] == id.as_str();
+        let of_request =
+            |line: &&Value| line["message"] == "request" && line["span"]["request_id"] == id.as_str();
         let found: Vec<_> = lines.iter().filter(of_request).cloned().collect();
         assert!(found.len() <= 1, "{found:#?}");
         found.into_iter().next()

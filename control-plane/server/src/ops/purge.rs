@@ -1,12 +1,17 @@
 //! Duties of retention: remove jobs, logs, events and idempotency keys that are too old. Each works in
 //! short transactions with a pause in between, so that nobody waits for it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::try_join_all;
-use gristmill_protocol::Timestamp;
+use gristmill_protocol::{Timestamp, audit::AuditOperation};
 
-use crate::{app::App, error::ApiError, purged::PurgedKind};
+use crate::{
+    app::App,
+    error::ApiError,
+    purged::PurgedKind,
+    store::{Store, audit::AuditNote},
+};
 
 /// Rows that one transaction removes, or looks at.
 const ROWS_MAX: u32 = 1_000;
@@ -23,6 +28,12 @@ pub(super) async fn pause(app: &App) -> bool {
     }
 }
 
+/// The store for removals that the record tells of, one entry for each transaction that removed
+/// something.
+pub(super) fn recorded(app: &App, kind: PurgedKind) -> Arc<dyn Store> {
+    app.store.audited(AuditNote::of_server(AuditOperation::RetentionPurge, kind.as_str()))
+}
+
 /// The time before which things of this age began; none when that is before all times.
 pub(super) fn before(app: &App, age: Duration) -> Option<Timestamp> {
     app.clock.now().checked_sub(age).ok()
@@ -31,9 +42,10 @@ pub(super) fn before(app: &App, age: Duration) -> Option<Timestamp> {
 /// Forgets idempotency keys that are older than they are promised to be kept. Returns their number.
 pub async fn forget_idempotency_keys(app: &App) -> Result<u64, ApiError> {
     let Some(before) = before(app, app.settings.idempotency_ttl) else { return Ok(0) };
+    let store = recorded(app, PurgedKind::IdempotencyKey);
     let mut total = 0;
     loop {
-        let removed = app.store.idempotency_prune(before, ROWS_MAX).await?;
+        let removed = store.idempotency_prune(before, ROWS_MAX).await?;
         app.purged.note(PurgedKind::IdempotencyKey, removed);
         total += removed;
         if removed < u64::from(ROWS_MAX) || !pause(app).await {
@@ -48,13 +60,17 @@ pub async fn forget_idempotency_keys(app: &App) -> Result<u64, ApiError> {
 pub async fn purge_logs(app: &App, since: Option<Timestamp>) -> Result<(u64, Option<Timestamp>), ApiError> {
     let retention = &app.settings.retention;
     let Some(before) = before(app, retention.log_ttl.min(retention.job_ttl)) else { return Ok((0, since)) };
+    let first = recorded(app, PurgedKind::LogPiece);
     let mut total = 0;
     loop {
         let jobs = app.store.logged_jobs(since, before, LOGS_AT_ONCE).await?;
         if jobs.is_empty() {
             return Ok((total, Some(before)));
         }
-        let steps = jobs.iter().map(|job| app.store.log_purge(*job, ROWS_MAX / LOGS_AT_ONCE));
+        // One entry for all logs of a page, in the transaction of one of them.
+        let stores = std::iter::once(&first).chain(std::iter::repeat(&app.store));
+        let steps =
+            jobs.iter().zip(stores).map(|(job, store)| store.log_purge(*job, ROWS_MAX / LOGS_AT_ONCE));
         for (pieces, keys) in try_join_all(steps).await? {
             app.purged.note(PurgedKind::LogPiece, pieces);
             total += pieces;
@@ -72,9 +88,10 @@ pub async fn purge_logs(app: &App, since: Option<Timestamp>) -> Result<(u64, Opt
 /// Removes jobs that ended too long ago, with everything that hangs on them. Returns their number.
 pub async fn purge_jobs(app: &App) -> Result<u64, ApiError> {
     let Some(before) = before(app, app.settings.retention.job_ttl) else { return Ok(0) };
+    let store = recorded(app, PurgedKind::Job);
     let mut total = 0;
     loop {
-        let removed = app.store.job_purge(before, app.clock.now(), ROWS_MAX).await?;
+        let removed = store.job_purge(before, app.clock.now(), ROWS_MAX).await?;
         app.purged.note(PurgedKind::Job, removed);
         total += removed;
         if removed == 0 || !pause(app).await {
@@ -86,9 +103,10 @@ pub async fn purge_jobs(app: &App) -> Result<u64, ApiError> {
 /// Removes events that are too old and whose job was purged. Returns their number.
 pub async fn purge_events(app: &App) -> Result<u64, ApiError> {
     let Some(before) = before(app, app.settings.retention.event_ttl) else { return Ok(0) };
+    let store = recorded(app, PurgedKind::Event);
     let (mut total, mut after) = (0, 0);
     loop {
-        let step = app.store.event_purge(after, before, ROWS_MAX).await?;
+        let step = store.event_purge(after, before, ROWS_MAX).await?;
         app.purged.note(PurgedKind::Event, step.removed);
         total += step.removed;
         match step.next {
@@ -114,9 +132,10 @@ pub async fn purge_classes(app: &App) -> Result<u64, ApiError> {
 /// Removes entries of the record of changes that are too old. Returns their number.
 pub async fn purge_audit(app: &App) -> Result<u64, ApiError> {
     let Some(before) = before(app, app.settings.retention.audit_ttl) else { return Ok(0) };
+    let store = recorded(app, PurgedKind::AuditEntry);
     let mut total = 0;
     loop {
-        let removed = app.store.audit_purge(before, ROWS_MAX).await?;
+        let removed = store.audit_purge(before, ROWS_MAX).await?;
         app.purged.note(PurgedKind::AuditEntry, removed);
         total += removed;
         if removed < u64::from(ROWS_MAX) || !pause(app).await {
