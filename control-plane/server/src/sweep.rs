@@ -67,22 +67,14 @@ impl Sweep {
     fn watch_nodes(&mut self, app: &App, now: Timestamp) {
         app.registry.each(|live| {
             let record = &live.record;
-            let (name, zone) = (&record.name, &record.zone);
-            match live.state(now, app.settings.lease_ttl) {
-                NodeState::Revoked => {
-                    self.present.remove(&record.id);
-                }
-                NodeState::Away => {
-                    if self.present.remove(&record.id) {
-                        let seen_at = live.seen_at.map(tracing::field::display);
-                        tracing::warn!(node = %record.id, name, zone, seen_at, "a node is away");
-                    }
-                }
-                _ => {
-                    if self.present.insert(record.id) {
-                        tracing::info!(node = %record.id, name, zone, "a node is there");
-                    }
-                }
+            let (id, name, zone) = (record.id, &record.name, &record.zone);
+            let state = live.state(now, app.settings.lease_ttl);
+            let is_there = matches!(state, NodeState::Active | NodeState::Draining);
+            if is_there && self.present.insert(id) {
+                tracing::info!(node = %id, name, zone, "a node is there");
+            } else if state == NodeState::Away && self.present.remove(&id) {
+                let seen_at = live.seen_at.map(tracing::field::display);
+                tracing::warn!(node = %id, name, zone, seen_at, "a node is away");
             }
         });
     }

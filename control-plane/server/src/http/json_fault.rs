@@ -93,6 +93,8 @@ fn in_words(text: &str) -> String {
         }
         "number too large to fit in target type" => "is a larger number than is allowed here".into(),
         "provided string was not `true` or `false`" => "must be true or false".into(),
+        // Only times are read by a parser that speaks so.
+        other if other.starts_with("failed to ") => "must be a time such as 2026-01-31T12:00:00Z".into(),
         other => other.replace('`', ""),
     }
 }

@@ -141,7 +141,7 @@ async fn modules_and_tenancy(tour: &mut Tour) {
     tour.user(call("PUT", "/v1/zones/lab").json(&json!({"name": "lab"})), &["zone_replace"]).await;
     for (method, rest) in [("POST", "/revoke"), ("DELETE", "")] {
         let token = tour.user(post("/v1/tokens", &json!({"name": "ci"})), &["token_create"]).await;
-        let target = format!("/v1/tokens/{}{rest}", text(&token["id"]));
+        let target = format!("/v1/tokens/{}{rest}", text(&token["token"]["id"]));
         tour.user(call(method, target), &["token_revoke"]).await;
     }
 }
