@@ -14,6 +14,7 @@ use crate::{
     denials::Denials,
     entropy::Entropy,
     feed::Feed,
+    forgeries::Forgeries,
     gates::{ClientLimits, Gates},
     ops::{Check, Counts},
     phases::Phases,
@@ -57,6 +58,8 @@ pub struct App {
     pub gates: Gates,
     /// Requests and connections that were refused for want of rights or of room.
     pub denials: Denials,
+    /// Leases that nodes made up.
+    pub forgeries: Forgeries,
     /// Permits for the inspection of modules, which takes a core for up to seconds.
     pub inspections: Semaphore,
     /// Who writes to which upload.
@@ -112,6 +115,7 @@ impl App {
             replays: ReplayCache::default(),
             gates,
             denials: Denials::default(),
+            forgeries: Forgeries::default(),
             inspections: Semaphore::new(INSPECTIONS_MAX),
             uploads: UploadDesk::default(),
             bulk: Semaphore::new(BULK_CALLS_MAX),

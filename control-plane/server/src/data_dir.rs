@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Context;
 
-use crate::store::sqlite::{self, Schema};
+use crate::{
+    clock::{Clock, SystemClock},
+    store::sqlite::{self, Schema},
+};
 
 /// A server's data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +91,7 @@ impl DataDir {
     pub async fn migrate(&self) -> anyhow::Result<Option<PathBuf>> {
         self.expect_database()?;
         let _lock = self.lock()?;
-        sqlite::upgrade(&self.database())
+        sqlite::upgrade(&self.database(), SystemClock::start().now())
             .await
             .with_context(|| format!("failed to bring {} up to date", self.database().display()))
     }

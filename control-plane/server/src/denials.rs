@@ -51,7 +51,7 @@ impl Denials {
             code = %error.code,
             detail = %error.detail,
             route,
-            request = %origin.request_id,
+            request_id = %origin.request_id,
             peer = origin.peer.map(tracing::field::display),
             unlogged,
             total,

@@ -19,6 +19,7 @@ pub mod data_dir;
 pub mod entropy;
 pub mod error;
 pub mod feed;
+pub mod forgeries;
 mod gates;
 pub mod http;
 mod listener;

@@ -20,13 +20,9 @@ impl Origin {
     /// What the record says of a change that the server makes at somebody's request.
     pub fn note(&self, operation: AuditOperation, object: impl std::fmt::Display) -> AuditNote {
         AuditNote {
-            actor: "server".into(),
-            tenant: None,
             peer: self.peer,
             request_id: Some(&*self.request_id).filter(|id| !id.is_empty()).map(str::to_owned),
-            operation,
-            object: object.to_string(),
-            version_before: None,
+            ..AuditNote::of_server(operation, object)
         }
     }
 }
@@ -81,4 +77,13 @@ pub struct NodePrincipal {
     pub node: NodeId,
     /// The zone that it was enrolled into.
     pub zone: String,
+    /// Where this request of its came from.
+    pub origin: Origin,
+}
+
+impl NodePrincipal {
+    /// What the record says of something that this node does or tries.
+    pub fn note(&self, operation: AuditOperation, object: impl std::fmt::Display) -> AuditNote {
+        AuditNote { actor: self.node.to_string(), ..self.origin.note(operation, object) }
+    }
 }

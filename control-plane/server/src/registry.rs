@@ -117,6 +117,11 @@ impl Registry {
         nodes
     }
 
+    /// Runs `f` on every node, revoked ones included, in any order and without copies.
+    pub fn each(&self, f: impl FnMut(&LiveNode)) {
+        read(&self.nodes).values().for_each(f);
+    }
+
     /// Runs `f` on one node without a copy.
     pub fn with_node<T>(&self, id: NodeId, f: impl FnOnce(&LiveNode) -> T) -> Option<T> {
         read(&self.nodes).get(&id).map(f)

@@ -41,7 +41,7 @@ pub async fn restore(backup: &Path, data: &DataDir, now: Timestamp) -> anyhow::R
         .await
         .context("the backup's database cannot be used")?;
     snapshot.check().await?;
-    let generation = snapshot.begin_generation(generation_at(now)).await?;
+    let generation = snapshot.begin_generation(generation_at(now), now).await?;
     snapshot.close().await?;
     File::open(DataDir::new(&partial).database())?.sync_all()?;
     unmark(&partial, lock)?;

@@ -8,9 +8,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     app::App,
+    error::ApiError,
     ops::{self, Due},
     store::retention::EndMark,
-    sweep::note,
 };
 
 /// Starts the task on the tracker. It ends when the server shuts down.
@@ -36,6 +36,15 @@ async fn run(app: Arc<App>) {
             () = app.shutdown.cancelled() => return,
         }
         retention.round(&app).await;
+    }
+}
+
+/// Logs what a duty removed.
+fn note(duty: &'static str, result: Result<u64, ApiError>) {
+    match result {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(duty, count, "what is kept no longer was removed"),
+        Err(error) => tracing::error!(duty, error = &error as &dyn std::error::Error, "a removal failed"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 use anyhow::Context;
 use gristmill_protocol::{
     TokenId,
+    audit::AuditOperation,
     node::JoinTokenSpec,
     tenancy::{Scope, TenantRetention, TenantView, TokenSpec, TokenView},
     zone::{ZonePolicy, ZoneSpec},
@@ -24,7 +25,11 @@ use crate::{
     http,
     listener::Listener,
     ops, retention,
-    store::sqlite::{SqliteStore, StoreOptions},
+    store::{
+        audit::AuditNote,
+        sqlite::{SqliteStore, StoreOptions},
+        zone::ZonePut,
+    },
     sweep,
     wake::Wakes,
 };
@@ -82,7 +87,14 @@ impl Server {
         sweep::start(&app, &tasks);
         retention::start(&app, &tasks);
         tasks.close();
-        tracing::info!(%local_addr, data = %config.data_dir.display(), "serving");
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %local_addr,
+            node_addr = node_addr.map(tracing::field::display),
+            is_tls = config.tls.is_some(),
+            data = %config.data_dir.display(),
+            "serving"
+        );
         Ok(Self { app, tasks, local_addr, node_addr, is_tls: config.tls.is_some(), _lock: lock })
     }
 
@@ -138,6 +150,7 @@ impl Server {
     /// Stops in order: accepts nothing new, ends long polls, finishes requests under way (within the
     /// drain timeout), stops the sweeps, drains the writer and closes the store.
     pub async fn shutdown(self) {
+        tracing::info!("stopping: requests under way are finished");
         self.app.shutdown.cancel();
         self.tasks.wait().await;
         self.app.uploads.close().await;
@@ -175,14 +188,20 @@ async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
         created_at: app.clock.now(),
         version: 1,
     };
-    app.store.tenant_create(tenant).await?;
+    let first = |operation, object: &dyn std::fmt::Display| {
+        app.store.audited(AuditNote::of_server(operation, object))
+    };
+    if app.store.tenant_get(FIRST).await?.is_none() {
+        first(AuditOperation::TenantCreate, &FIRST).tenant_create(tenant).await?;
+    }
     if app.registry.zones().is_empty() {
         let spec = ZoneSpec {
             name: FIRST.to_owned(),
             description: "the first zone".into(),
             policy: ZonePolicy::default(),
         };
-        if let crate::store::zone::ZonePut::Done(zone) = app.store.zone_create(spec, app.clock.now()).await? {
+        let store = first(AuditOperation::ZoneCreate, &FIRST);
+        if let ZonePut::Done(zone) = store.zone_create(spec, app.clock.now()).await? {
             app.registry.put_zone(zone);
         }
     }
@@ -211,7 +230,7 @@ async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
             expires_at: now + ADMIN_TOKEN_TTL,
             revoked_at: None,
         };
-        app.store.token_create(token, hash).await?;
+        first(AuditOperation::TokenCreate, &token.id).token_create(token, hash).await?;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! The sweep: one task that lets time pass for jobs and leases, once a second.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use gristmill_lifecycle::command::JobDue;
-use gristmill_protocol::Timestamp;
+use gristmill_protocol::{NodeId, Timestamp, node::NodeState};
 use tokio_util::task::TaskTracker;
 
 use crate::{app::App, error::ApiError, ops};
@@ -17,6 +17,8 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker) {
 #[derive(Debug, Default)]
 pub struct Sweep {
     last_at: Option<Timestamp>,
+    /// Nodes that were there.
+    present: HashSet<NodeId>,
     extended_at: Option<Timestamp>,
 }
 
@@ -57,12 +59,29 @@ impl Sweep {
         note("time_out_queue", ops::sweep_jobs(app, JobDue::QueueTimeout).await);
         note("promote_due", ops::sweep_jobs(app, JobDue::Backoff).await);
         note("expire_uploads", ops::expire_uploads(app).await);
+        self.watch_nodes(app, now);
         app.note_sweep();
+    }
+
+    /// Logs which nodes have come and which are away.
+    fn watch_nodes(&mut self, app: &App, now: Timestamp) {
+        app.registry.each(|live| {
+            let record = &live.record;
+            let (id, name, zone) = (record.id, &record.name, &record.zone);
+            let state = live.state(now, app.settings.lease_ttl);
+            let is_there = matches!(state, NodeState::Active | NodeState::Draining);
+            if is_there && self.present.insert(id) {
+                tracing::info!(node = %id, name, zone, "a node is there");
+            } else if state == NodeState::Away && self.present.remove(&id) {
+                let seen_at = live.seen_at.map(tracing::field::display);
+                tracing::warn!(node = %id, name, zone, seen_at, "a node is away");
+            }
+        });
     }
 }
 
 /// Logs what a duty did.
-pub(crate) fn note(duty: &'static str, result: Result<u64, ApiError>) {
+fn note(duty: &'static str, result: Result<u64, ApiError>) {
     match result {
         Ok(0) => {}
         Ok(count) => tracing::debug!(duty, count, "swept"),

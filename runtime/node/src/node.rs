@@ -109,7 +109,16 @@ impl Node {
         });
         let node = Self { services, state };
         node.spawn_standing_tasks(queue);
-        tracing::info!(node = %node.id(), zone = node.zone(), "the node is up");
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = %node.id(),
+            name = config.name,
+            zone = node.zone(),
+            server = %config.server,
+            state = %config.state_dir.display(),
+            isolation = node.isolation().summary(),
+            "the node is up"
+        );
         Ok(node)
     }
 
@@ -176,9 +185,13 @@ impl Node {
     /// Takes nothing new, gives back what has not started, and returns when everything that runs has
     /// ended and was reported. Dropping the future keeps the node draining.
     pub async fn drain(&self) {
+        tracing::info!(
+            attempts = self.attempt_count(),
+            "draining: what runs is finished, nothing new is taken"
+        );
         self.services.mode.send_modify(|mode| mode.is_draining = true);
         tokio::select! {
-            () = self.is_at_rest() => {}
+            () = self.is_at_rest() => tracing::info!("drained"),
             _ = self.failed() => {}
         }
     }
@@ -194,6 +207,7 @@ impl Node {
     /// and processes. Takes at most about 15 seconds; what the server has not heard by then it
     /// learns when the leases run out.
     pub async fn stop(self) {
+        tracing::info!(attempts = self.attempt_count(), "stopping");
         self.services.mode.send_modify(|mode| mode.is_draining = true);
         self.services.quitting.cancel();
         self.services.keeper.stop_all();
@@ -215,6 +229,7 @@ impl Node {
             Ok(())
         })
         .await;
+        tracing::info!("stopped");
     }
 }
 

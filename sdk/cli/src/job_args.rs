@@ -205,8 +205,10 @@ fn read_params(path: &Path) -> anyhow::Result<serde_json::Value> {
         let detail = format!("--params: {} is larger than {max}", path.display());
         return Err(Failure::local(detail).hint("give large data as an input").into());
     }
-    let value = serde_json::from_slice(&text)
-        .map_err(|error| Failure::local(format!("--params: {} is no JSON: {error}", path.display())))?;
+    let value = serde_json::from_slice(&text).map_err(|error| {
+        Failure::local(format!("--params: {} is no JSON: {error}", path.display()))
+            .hint("correct the file there; the module's schema is shown by `gristmill module get`")
+    })?;
     Ok(value)
 }
 

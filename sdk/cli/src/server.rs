@@ -102,7 +102,6 @@ pub(crate) async fn run(command: ServerCommand, global: &Global) -> anyhow::Resu
         )
     })?;
     interrupt.first().await;
-    tracing::info!("stopping");
     tokio::select! {
         () = server.shutdown() => {}
         () = interrupt.second() => tracing::warn!("stopped before every request was answered"),

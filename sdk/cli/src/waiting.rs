@@ -37,7 +37,7 @@ impl<'a> Waiting<'a> {
         let mut text = phase.to_owned();
         if job.not_before.is_none() {
             let Ok(placement) = steady.client().await.job_placement(&job.id).await else { return };
-            if matches!(placement.runnable, Runnable::Now | Runnable::Ended) {
+            if matches!(placement.runnable, Runnable::Now | Runnable::Running | Runnable::Ended) {
                 return;
             }
             text = format!("{text}: {}", placement.summary);

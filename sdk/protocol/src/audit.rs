@@ -46,6 +46,18 @@ closed_list! {
         NodeResume = "node_resume",
         /// A node's identity was taken back.
         NodeRevoke = "node_revoke",
+        /// An upload was begun.
+        UploadCreate = "upload_create",
+        /// An upload was thrown away: on request, because its bytes are not what was declared, or expired.
+        UploadDelete = "upload_delete",
+        /// A node used a lease that it never got. Each job counts once in ten minutes.
+        LeaseForge = "lease_forge",
+        /// Things of one kind that are kept no longer were removed, in one transaction.
+        RetentionPurge = "retention_purge",
+        /// A backup was restored: a new generation of leases began.
+        BackupRestore = "backup_restore",
+        /// The database was brought up to date.
+        SchemaMigrate = "schema_migrate",
     }
 }
 
@@ -66,7 +78,7 @@ pub struct AuditView {
     pub seq: u64,
     /// When it was done, by the server's clock.
     pub at: Timestamp,
-    /// Who did it: the id of a token or a node, or `server`.
+    /// Who did it: the id of a token, of a join token or of a node, or `server`.
     pub actor: String,
     /// The tenant that the token acts for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,7 +91,7 @@ pub struct AuditView {
     pub request_id: Option<String>,
     /// What was done.
     pub operation: AuditOperation,
-    /// To what: an id, a digest or a name.
+    /// To what: an id, a digest, a name or a kind of things.
     pub object: String,
     /// What came of it.
     pub outcome: AuditOutcome,
@@ -95,7 +107,7 @@ pub struct AuditView {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditFilter {
-    /// Only what this token or node did.
+    /// Only what this token, join token or node did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Only what was done for this tenant.

@@ -112,6 +112,50 @@ impl ErrorCode {
         }
     }
 
+    /// What to do next where nothing more is known of the case.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::ModuleInvalid => "build the module for wasm32-wasip1 or wasm32-wasip2 and send that file",
+            Self::ModuleTooLarge => "leave out debug symbols, and give large data to jobs as inputs",
+            Self::ModuleTooComplex => "optimise the program for size, or split it",
+            Self::ModuleNoEntry => "build a program with a main function rather than a library",
+            Self::ImportNotAllowed => "build for WASI preview 1 or 0.2; nodes provide nothing else",
+            Self::UnsupportedFeature => "switch the feature off in the compiler",
+            Self::VersionExists => "publish these bytes as another version",
+            Self::DigestMismatch => {
+                "name the digest of the bytes themselves; if it is right, send them again"
+            }
+            Self::ChecksumMismatch => "nothing of the piece was kept; send it again",
+            Self::UploadOffsetMismatch => "HEAD on the upload tells the offset; go on from there",
+            Self::UploadLengthMismatch => "a length, once given, stays; begin a new upload for other bytes",
+            Self::UploadLimit => "finish or delete unfinished uploads: GET and DELETE /v1/uploads",
+            Self::IdempotencyKeyMismatch => {
+                "use a new key for a new job, or send the very same request again"
+            }
+            Self::LeaseLost => "stop the guest and report nothing; the job is in other hands or has ended",
+            Self::QueueFull => "submit again after a while; jobs that were accepted are not affected",
+            Self::RateLimited => "wait as long as Retry-After says; ?wait= replaces many polls by one",
+            Self::NeverRunnable => "ask for less, for other labels or for another zone",
+            Self::NotFound => "check the name or id; the lists show what this token may see",
+            Self::EventsGone => "read the jobs as they are now, and follow events from the newest on",
+            Self::Forbidden => "ask an administrator for a token that may do this",
+            Self::Unauthenticated => "send the header Authorization: Bearer TOKEN",
+            Self::ClockSkew => "set the machine's clock, best by NTP",
+            Self::InvalidRequest => "nothing was done: correct the request and send it again",
+            Self::MethodNotAllowed => "the header Allow names what the path takes",
+            Self::BodyTooLarge => "send less at once; large data goes into blobs, which jobs name by digest",
+            Self::TargetTooLong => "send long values in the body of the request",
+            Self::HeadTooLarge => "send fewer or shorter headers",
+            Self::UnsupportedMediaType => "/openapi.json names the Content-Type that the path takes",
+            Self::Conflict => "look at its present state; it has to change before this can be done",
+            Self::PreconditionFailed => "read it again, apply the change to that, and repeat",
+            Self::RangeNotSatisfiable => "ask for bytes that are there; HEAD tells how many",
+            Self::ProtocolVersion => "install server and node of one release",
+            Self::Unavailable => "repeat the request in a moment",
+            Self::Internal => "the request id finds the cause in the server's log",
+        }
+    }
+
     /// Short human title, the same for every occurrence (RFC 9457 `title`).
     pub fn title(self) -> &'static str {
         match self {

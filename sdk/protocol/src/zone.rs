@@ -64,6 +64,8 @@ closed_list! {
         Waiting = "waiting",
         /// Nothing that is there can ever run it as it is. Nodes that are away are no evidence.
         Never = "never_runnable",
+        /// A node has it. Zones and nodes are judged as for a job like it.
+        Running = "running",
         /// It has ended, and nothing runs it again. Zones and nodes are judged as for a job like it.
         Ended = "ended",
     }

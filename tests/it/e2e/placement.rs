@@ -77,6 +77,12 @@ async fn a_job_that_waits_for_room_is_told_apart_from_one_that_can_never_run() {
     let explain = ["job", "explain", &waiting.id.to_string()];
     let explained = run_at(&cluster, &home, &api.url, &explain).expect_code(0).text();
     assert!(explained.contains("waiting") && explained.contains("node-1"), "{explained}");
+    let explain = ["job", "explain", &running.id.to_string()];
+    let explained = run_at(&cluster, &home, &api.url, &explain).expect_code(0).text();
+    assert!(
+        explained.contains("the job runs on node node-1 in zone default, where it is since "),
+        "{explained}"
+    );
 
     let mut too_large = small_job("spins");
     too_large.limits.cpus_milli = Some(64_000);

@@ -8,7 +8,11 @@ use gristmill_protocol::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::{app::App, error::ApiError, principal::NodePrincipal};
+use crate::{
+    app::App,
+    error::ApiError,
+    principal::{NodePrincipal, Origin},
+};
 
 /// The signed parts of a request, as they stand on the wire.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +73,7 @@ pub fn verify(app: &App, parts: &SignedParts<'_>) -> Result<NodePrincipal, ApiEr
         return Err(refused("the request was served before; sign each request with a new nonce"));
     }
     app.registry.touch(parameters.node, now);
-    Ok(NodePrincipal { node: parameters.node, zone })
+    Ok(NodePrincipal { node: parameters.node, zone, origin: Origin::default() })
 }
 
 fn check_time(created_unix_s: i64, now: Timestamp) -> Result<(), ApiError> {

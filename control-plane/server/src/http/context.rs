@@ -33,7 +33,7 @@ pub(super) enum Caller {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) origin: Origin,
-    /// The route's template; `-` when there is none.
+    /// The route's template; `unknown` when there is none.
     pub(super) route: String,
     /// What the request takes; monitoring takes nothing.
     pub(super) kind: Option<Kind>,
@@ -47,7 +47,7 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn new(request_id: &str, request: &Request) -> Arc<Self> {
         let extensions = request.extensions();
-        let route = extensions.get::<MatchedPath>().map_or("-", |path| path.as_str());
+        let route = extensions.get::<MatchedPath>().map_or("unknown", MatchedPath::as_str);
         let peer = extensions.get::<Peer>();
         Arc::new(Self {
             origin: Origin {
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(of(Method::GET, "/v1/jobs/{id}/outputs", "format=tar"), Some(Kind::Transfer));
         assert_eq!(of(Method::PATCH, "/v1/uploads/{id}", ""), Some(Kind::Transfer));
         assert_eq!(of(Method::PUT, "/v1/modules/{name}/versions/{version}", ""), Some(Kind::Transfer));
-        assert_eq!(of(Method::GET, "-", ""), Some(Kind::Request));
+        assert_eq!(of(Method::GET, "unknown", ""), Some(Kind::Request));
         assert_eq!(of(Method::GET, "/v1/events", ""), Some(Kind::Poll));
         assert_eq!(of(Method::POST, "/v1/bulk/jobs/submit", ""), Some(Kind::Transfer));
         let streams = HeaderMap::from_iter([(

@@ -82,7 +82,21 @@ fn of_data(pointer: String, text: &str, separator: &str, escape: &dyn Fn(&str) -
     if text.starts_with("duplicate field") {
         return fault(at(name), "is there twice".into(), Some("leave one of them out".into()));
     }
-    fault(pointer, text.replace('`', ""), None)
+    fault(pointer, in_words(text), None)
+}
+
+/// What the parsers of numbers and of texts say, as a rule.
+fn in_words(text: &str) -> String {
+    match text {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number, such as 50".into()
+        }
+        "number too large to fit in target type" => "is a larger number than is allowed here".into(),
+        "provided string was not `true` or `false`" => "must be true or false".into(),
+        // Only times are read by a parser that speaks so.
+        other if other.starts_with("failed to ") => "must be a time such as 2026-01-31T12:00:00Z".into(),
+        other => other.replace('`', ""),
+    }
 }
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -5,8 +5,8 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -91,10 +91,10 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
     let request_id = format!("req_{}", hex::encode(app.entropy.bytes::<10>()));
     let context = Context::new(&request_id, &request);
     let (job, attempt) = subject(request.uri().path());
-    let (route, method) = kind(&request);
-    let traced = traced::span(&request, &context, (&route, method));
+    let method = counted(request.method());
+    let traced = traced::span(&request, &context, method);
     let span = info_span!(
-        parent: &traced, "request", id = %request_id, method = %request.method(), path = %shown(request.uri().path()),
+        parent: &traced, "request", request_id = %request_id, method = %request.method(), path = %shown(request.uri().path()),
         job = job.map(display), attempt,
     );
     let spans = (span.clone(), traced.clone());
@@ -119,7 +119,8 @@ pub(super) async fn frame(State(app): State<Arc<App>>, mut request: Request, nex
         response = render(&error, &request_id, response.headers());
     }
     let elapsed = now.duration_since(started_at).unsigned_abs();
-    app.requests.note((route, method, response.status().as_u16()), elapsed.as_micros() as u64);
+    app.requests
+        .note((context.route.clone(), method, response.status().as_u16()), elapsed.as_micros() as u64);
     decorate(response.headers_mut(), &request_id, now);
     if let Some(allowance) = context.allowance.get() {
         tell_allowance(response.headers_mut(), *allowance);
@@ -161,12 +162,10 @@ fn check_target(request: &Request) -> Result<(), ApiError> {
         .with_hint("send long values in the body of the request"))
 }
 
-/// The route's pattern and the method, for counting: neither grows with what clients send.
-fn kind(request: &Request) -> (String, &'static str) {
-    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str);
+/// The method as it is counted: like the route's template, it does not grow with what clients send.
+fn counted(method: &Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    let method = known.into_iter().find(|known| request.method().as_str() == *known).unwrap_or("other");
-    (route.to_owned(), method)
+    known.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
 /// HTTP/1.1 asks for exactly one `Host`; a proxy on the way may have read another than we would.
@@ -199,10 +198,12 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// What to do about wrong fields when nothing better was said.
-fn hint(error: &ApiError) -> Option<String> {
-    let names_fields = error.code == ErrorCode::InvalidRequest && !error.errors.is_empty();
-    names_fields.then(|| "nothing was done: correct what errors names and send the request again".into())
+/// What to do next when nothing better was said.
+fn hint(error: &ApiError) -> &'static str {
+    if error.code == ErrorCode::InvalidRequest && !error.errors.is_empty() {
+        return "nothing was done: correct what errors names and send the request again";
+    }
+    error.code.hint()
 }
 
 /// What callers get to read of an error.
@@ -213,7 +214,7 @@ pub(super) fn document(error: &ApiError, request_id: Option<String>) -> Problem 
         status: error.code.status(),
         detail: cut(&error.detail),
         code: error.code,
-        hint: error.hint.clone().or_else(|| hint(error)),
+        hint: Some(error.hint.clone().unwrap_or_else(|| hint(error).to_owned())),
         request_id,
         errors: error
             .errors
@@ -277,4 +278,29 @@ fn decorate(headers: &mut HeaderMap, request_id: &str, now: Timestamp) {
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_says_what_went_wrong_and_what_to_do_next() {
+        for code in ErrorCode::ALL {
+            let problem = document(&ApiError::new(*code, "it went wrong"), None);
+            let hint = problem.hint.unwrap_or_default();
+            assert!(hint.len() > 10 && hint != problem.title, "{code}: {hint:?}");
+            assert!((400..600).contains(&problem.status) && !problem.title.is_empty(), "{code}");
+        }
+        let own = ApiError::new(ErrorCode::NotFound, "it went wrong").with_hint("look elsewhere");
+        assert_eq!(document(&own, None).hint.as_deref(), Some("look elsewhere"));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_rule_and_the_hint_speaks_of_it() {
+        let problem = document(&ApiError::field("page_size", "must be from 1 to 1000"), None);
+        assert_eq!(problem.detail, "page_size: must be from 1 to 1000");
+        assert_eq!(problem.errors[0].pointer, "page_size");
+        assert!(problem.hint.is_some_and(|hint| hint.contains("errors")));
+    }
 }

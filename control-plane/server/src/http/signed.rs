@@ -56,7 +56,7 @@ fn verify_parts(app: &App, parts: &Parts) -> Result<NodePrincipal, ApiError> {
         Ok(node) => context.is_of_node(node),
         Err(_) => app.gates.count_stranger(context.origin.peer)?,
     }
-    verified
+    verified.map(|node| NodePrincipal { origin: context.origin.clone(), ..node })
 }
 
 /// A signed request without a body, or with one that the digest in its path covers.

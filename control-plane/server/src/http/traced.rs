@@ -13,17 +13,18 @@ pub(super) fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     value.to_str().ok()?.trim().parse().ok()
 }
 
-/// The span of a request, until its answer is sent; none for monitoring. `route` and `method` are of
+/// The span of a request, until its answer is sent; none for monitoring. The route and `method` are of
 /// short lists: what clients write into paths stays out.
-pub(super) fn span(request: &Request, context: &Context, (route, method): (&str, &str)) -> Span {
+pub(super) fn span(request: &Request, context: &Context, method: &str) -> Span {
     if context.kind.is_none() {
         return Span::none();
     }
+    let route = &context.route;
     info_span!(
         target: SPAN_TARGET, parent: None, "request",
         otel.name = format!("{method} {route}"), otel.kind = "server", otel.status_code = Empty,
         otel.parent = caller(request.headers()).map(tracing::field::display),
-        http.request.method = method, http.route = route, http.response.status_code = Empty,
+        http.request.method = method, http.route = route.as_str(), http.response.status_code = Empty,
         gristmill.request.id = &*context.origin.request_id,
         gristmill.tenant = Empty, gristmill.node.id = Empty,
     )

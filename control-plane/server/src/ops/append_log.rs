@@ -35,7 +35,8 @@ pub async fn append_log(
     let size = state.attempt.stdout_bytes + state.attempt.stderr_bytes + bytes.len() as u64;
     if size > UNCHECKED_MAX && size > lease_limits(app, lease).await?.log_bytes.saturating_add(UNCHECKED_MAX)
     {
-        return Err(ApiError::new(ErrorCode::BodyTooLarge, "the log is larger than the job's limit"));
+        return Err(ApiError::new(ErrorCode::BodyTooLarge, "the log is larger than the job's limit")
+            .with_hint("cut it at limits.log_bytes of the job, and report log_truncated"));
     }
     let piece = log_piece(app, &state, stream, offset, elapsed_us, bytes).await?;
     let command = AppendLog { node: node.node, lease: lease.clone(), piece };

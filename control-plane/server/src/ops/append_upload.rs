@@ -85,7 +85,7 @@ pub async fn append_upload(
         Some(length) => claim(app, &upload, upload.received, Some(length)).await?,
         None => upload,
     };
-    let upload = receive(app, &mut turn, upload, piece, body).await?;
+    let upload = receive(app, who, &mut turn, upload, piece, body).await?;
     if upload.length == Some(upload.received) || (piece.is_last && upload.length.is_none()) {
         return finish_upload(app, who, &mut turn, upload).await;
     }
@@ -161,6 +161,7 @@ enum End {
 
 async fn receive(
     app: &App,
+    who: &Principal,
     turn: &mut UploadTurn,
     mut upload: UploadRecord,
     piece: &Piece,
@@ -169,7 +170,7 @@ async fn receive(
     let checksum = piece.checksum.as_ref();
     let opened = app.blobs.uploads().write_from(upload.id, upload.received, turn.take_hash(), checksum).await;
     let Some(mut writer) = opened.map_err(BlobError::Staging)? else {
-        discard_upload(app, upload.id).await?;
+        discard_upload(app, who, upload.id).await?;
         return Err(lost());
     };
     let most = upload.length.unwrap_or(BLOB_BYTES_MAX);
@@ -193,7 +194,7 @@ async fn receive(
     };
     if matches!(end, End::Overlong) {
         drop(writer);
-        discard_upload(app, upload.id).await?;
+        discard_upload(app, who, upload.id).await?;
         return Err(overlong(most));
     }
     if checksum.is_none() || matches!(end, End::Whole) {

@@ -11,14 +11,16 @@ use gristmill_lifecycle::{
 use gristmill_protocol::{
     Digest,
     job::OutputEntry,
-    node_api::{AttemptChange, AttemptReport, AttemptUpdate, LeaseRef, UpdatesGrant, UpdatesRequest},
+    node_api::{
+        AttemptChange, AttemptReport, AttemptUpdate, LeaseRef, UpdateVerdict, UpdatesGrant, UpdatesRequest,
+    },
     reason::OutcomeState,
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{
     append_log::log_piece,
-    attempt_access::{holds, lease_limits},
+    attempt_access::{holds, lease_limits, note_all_refused},
 };
 use crate::{app::App, error::ApiError, principal::NodePrincipal, store::job::LeaseState};
 
@@ -53,7 +55,12 @@ pub async fn apply_updates(
         };
         updates.push(Update { lease, change });
     }
+    let leases: Vec<_> = updates.iter().map(|update| update.lease.clone()).collect();
     let verdicts = app.store.attempt_update(ApplyUpdates { node: node.node, updates }).await?;
+    let judged = leases.iter().zip(&verdicts);
+    let lost: Vec<_> =
+        judged.filter(|(_, verdict)| **verdict == UpdateVerdict::LeaseLost).map(|(lease, _)| lease).collect();
+    note_all_refused(app, node, &lost).await?;
     Ok(UpdatesGrant { verdicts })
 }
 

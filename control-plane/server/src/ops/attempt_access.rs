@@ -2,6 +2,7 @@
 
 use gristmill_protocol::{
     Digest, ErrorCode, Limits,
+    audit::AuditOperation,
     node_api::{BlobGrant, LeaseRef},
 };
 use subtle::ConstantTimeEq;
@@ -21,10 +22,13 @@ pub struct OutputTicket {
 
 /// Whether the node holds this lease now.
 pub(super) fn holds(state: &LeaseState, node: &NodePrincipal, lease: &LeaseRef) -> bool {
+    state.attempt.phase.is_live() && was_granted(state, node, lease)
+}
+
+/// Whether the node got this lease, even if it holds it no longer.
+fn was_granted(state: &LeaseState, node: &NodePrincipal, lease: &LeaseRef) -> bool {
     let token = state.attempt.token.as_str().as_bytes();
-    state.attempt.phase.is_live()
-        && state.attempt.node == node.node
-        && bool::from(token.ct_eq(lease.lease_token.as_str().as_bytes()))
+    state.attempt.node == node.node && bool::from(token.ct_eq(lease.lease_token.as_str().as_bytes()))
 }
 
 /// The answer to whatever is asked under a lease that is not held.
@@ -40,12 +44,48 @@ pub(super) async fn held_lease(
     lease: &LeaseRef,
 ) -> Result<LeaseState, ApiError> {
     let key = (lease.job, lease.attempt);
-    app.store
-        .lease_states(&[key])
-        .await?
-        .remove(&key)
-        .filter(|state| holds(state, node, lease))
-        .ok_or_else(lease_lost)
+    let state = app.store.lease_states(&[key]).await?.remove(&key);
+    match state {
+        Some(state) if holds(&state, node, lease) => Ok(state),
+        state => {
+            note_refused(app, node, lease, state.as_ref()).await?;
+            Err(lease_lost())
+        }
+    }
+}
+
+/// Writes down that a lease was refused that this node never got: its token is made up, or another
+/// node's. That a lease has run out is daily business.
+pub(super) async fn note_refused(
+    app: &App,
+    node: &NodePrincipal,
+    lease: &LeaseRef,
+    state: Option<&LeaseState>,
+) -> Result<(), ApiError> {
+    let is_forged = !state.is_some_and(|state| was_granted(state, node, lease));
+    if !is_forged || !app.forgeries.is_news(node.node, lease.job, app.clock.now()) {
+        return Ok(());
+    }
+    tracing::warn!(node = %node.node, job = %lease.job, attempt = lease.attempt, "a node used a lease that it never got");
+    let note = node.note(AuditOperation::LeaseForge, lease.job);
+    Ok(app.store.audited(note).audit_refusal().await?)
+}
+
+/// As [`note_refused`], for leases of which only this is known: they are refused.
+pub(super) async fn note_all_refused(
+    app: &App,
+    node: &NodePrincipal,
+    leases: &[&LeaseRef],
+) -> Result<(), ApiError> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = leases.iter().map(|lease| (lease.job, lease.attempt)).collect();
+    let states = app.store.lease_states(&keys).await?;
+    for lease in leases {
+        note_refused(app, node, lease, states.get(&(lease.job, lease.attempt))).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn lease_limits(app: &App, lease: &LeaseRef) -> Result<Limits, ApiError> {

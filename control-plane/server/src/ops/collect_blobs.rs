@@ -6,7 +6,7 @@
 use futures_util::{StreamExt, TryStreamExt};
 use gristmill_protocol::{Digest, Timestamp};
 
-use super::purge::{before, pause};
+use super::purge::{before, pause, recorded};
 use crate::{
     app::App,
     blob::{BlobLock, StoredLog},
@@ -20,14 +20,14 @@ const PAGE: usize = 256;
 /// Removes blobs that nothing refers to and that were not wanted for the grace. Returns their number.
 pub async fn collect_blobs(app: &App) -> Result<u64, ApiError> {
     let Some(before) = before(app, app.settings.retention.blob_grace) else { return Ok(0) };
+    let store = recorded(app, PurgedKind::Blob);
     let (mut total, mut after) = (0, None);
     loop {
         let page = app.store.blob_unused(before, after, PAGE as u32).await?;
         // Those that are being stored at this moment are wanted.
         let locks: Vec<_> = page.iter().filter_map(|blob| app.blobs.try_lock(blob.digest)).collect();
         let digests: Vec<Digest> = locks.iter().map(BlobLock::digest).collect();
-        let gone =
-            if digests.is_empty() { Vec::new() } else { app.store.blob_forget(&digests, before).await? };
+        let gone = if digests.is_empty() { Vec::new() } else { store.blob_forget(&digests, before).await? };
         for lock in locks {
             if let Some((_, size)) = gone.iter().find(|(digest, _)| *digest == lock.digest()) {
                 app.blobs.delete(&lock).await?;

@@ -27,7 +27,8 @@ pub async fn create_tenant(
     if app.store.audited(note).tenant_create(tenant.clone()).await? {
         Ok(tenant)
     } else {
-        Err(ApiError::new(ErrorCode::Conflict, format!("there is a tenant {:?} already", tenant.name)))
+        Err(ApiError::new(ErrorCode::Conflict, format!("there is a tenant {:?} already", tenant.name))
+            .with_hint("use it, or choose another name"))
     }
 }
 

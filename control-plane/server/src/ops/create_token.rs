@@ -30,7 +30,8 @@ pub async fn create_token(
     let tenant = spec.tenant.clone().unwrap_or_else(|| principal.tenant.clone());
     let scopes = scopes(principal, &spec)?;
     if tenant != principal.tenant && !principal.is_admin() {
-        return Err(ApiError::new(ErrorCode::Forbidden, "a token of another tenant needs the scope admin"));
+        return Err(ApiError::new(ErrorCode::Forbidden, "a token of another tenant needs the scope admin")
+            .with_hint("leave tenant out, or ask an administrator for the token"));
     }
     let spec = TokenSpec { tenant: Some(tenant), scopes: Some(scopes), ..spec };
     issue_token(app, spec, Some(principal)).await
@@ -47,7 +48,8 @@ fn scopes(principal: &Principal, spec: &TokenSpec) -> Result<Vec<Scope>, ApiErro
         Some(scope) => Err(ApiError::new(
             ErrorCode::Forbidden,
             format!("a token cannot give the scope {scope}, which it lacks itself"),
-        )),
+        )
+        .with_hint("leave the scope out, or ask an administrator for the token")),
         None if scopes.is_empty() => Err(ApiError::field("/scopes", "must name at least one scope")),
         None => Ok(scopes),
     }

@@ -1,6 +1,8 @@
 //! Begin an upload that can be resumed.
 
-use gristmill_protocol::{Digest, ErrorCode, Timestamp, UploadId, limits::BLOB_BYTES_MAX, tenancy::Scope};
+use gristmill_protocol::{
+    Digest, ErrorCode, Timestamp, UploadId, audit::AuditOperation, limits::BLOB_BYTES_MAX, tenancy::Scope,
+};
 
 use super::finish_upload::finish_upload;
 use crate::{
@@ -41,7 +43,8 @@ pub async fn create_upload(app: &App, who: &Principal, new: NewUpload) -> Result
         created_at: now,
         expires_at: expiry(app, now),
     };
-    let upload = done(app.store.upload_create(upload, room(app)).await?)?;
+    let note = who.note(AuditOperation::UploadCreate, upload.id);
+    let upload = done(app.store.audited(note).upload_create(upload, room(app)).await?)?;
     if upload.length == Some(0) {
         let mut turn = app.uploads.take(upload.id).await;
         return finish_upload(app, who, &mut turn, upload).await;

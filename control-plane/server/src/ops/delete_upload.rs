@@ -1,9 +1,9 @@
 //! Throw uploads away: when asked to, and when they have expired.
 
-use gristmill_protocol::UploadId;
+use gristmill_protocol::{UploadId, audit::AuditOperation};
 
 use super::get_upload::visible_upload;
-use crate::{app::App, blob::BlobError, error::ApiError, principal::Principal};
+use crate::{app::App, blob::BlobError, error::ApiError, principal::Principal, store::audit::AuditNote};
 
 /// Uploads that are looked at in one round.
 const PAGE: u32 = 200;
@@ -14,13 +14,18 @@ pub async fn delete_upload(app: &App, who: &Principal, id: UploadId) -> Result<(
     visible_upload(app, who, id).await?;
     let _turn = app.uploads.take(id).await;
     visible_upload(app, who, id).await?;
-    discard_upload(app, id).await
+    discard_upload(app, who, id).await
+}
+
+/// Throws an upload away whose turn the caller has, for the reason that this request gives.
+pub(super) async fn discard_upload(app: &App, who: &Principal, id: UploadId) -> Result<(), ApiError> {
+    remove(app, id, who.note(AuditOperation::UploadDelete, id)).await
 }
 
 /// The row goes first: a file without a row is found and removed later, a row without its file would
 /// promise bytes that are not there.
-pub(super) async fn discard_upload(app: &App, id: UploadId) -> Result<(), ApiError> {
-    app.store.upload_delete(id).await?;
+async fn remove(app: &App, id: UploadId, note: AuditNote) -> Result<(), ApiError> {
+    app.store.audited(note).upload_delete(id).await?;
     app.uploads.forget(id);
     Ok(app.blobs.uploads().remove(id).await.map_err(BlobError::Staging)?)
 }
@@ -33,7 +38,7 @@ pub async fn expire_uploads(app: &App) -> Result<u64, ApiError> {
         let Some(_turn) = app.uploads.try_take(id) else { continue };
         let now = app.clock.now();
         if app.store.upload_get(id).await?.is_some_and(|upload| upload.expires_at <= now) {
-            discard_upload(app, id).await?;
+            remove(app, id, AuditNote::of_server(AuditOperation::UploadDelete, id)).await?;
             total += 1;
         }
     }

@@ -65,6 +65,7 @@ pub async fn enroll_node(
     let note = AuditNote { actor: record.id.to_string(), ..note };
     match app.store.audited(note).node_enroll(secret_hash(&request.join_token), record).await? {
         Redeemed::Enrolled(record) | Redeemed::Again(record) => {
+            tracing::info!(node = %record.id, name = record.name, zone = record.zone, "a node is enrolled");
             let grant = EnrollGrant {
                 node: record.id,
                 zone: record.zone.clone(),

@@ -23,11 +23,11 @@ pub(super) async fn finish_upload(
     if upload.completed_at.is_some() {
         return Ok(upload);
     }
-    let upload = if upload.digest.is_some() { upload } else { seal(app, turn, upload).await? };
+    let upload = if upload.digest.is_some() { upload } else { seal(app, who, turn, upload).await? };
     let Some(digest) = upload.digest else { return Err(gone()) };
     // Held until the store has the blob's row, which keeps the bytes from then on.
     let Some(_stored) = app.blobs.adopt_upload(upload.id, digest, upload.received).await? else {
-        discard_upload(app, upload.id).await?;
+        discard_upload(app, who, upload.id).await?;
         return Err(lost());
     };
     let note = who.note(AuditOperation::BlobPut, digest);
@@ -42,7 +42,12 @@ pub(super) fn lost() -> ApiError {
         .with_hint("begin a new one: POST /v1/uploads")
 }
 
-async fn seal(app: &App, turn: &mut UploadTurn, upload: UploadRecord) -> Result<UploadRecord, ApiError> {
+async fn seal(
+    app: &App,
+    who: &Principal,
+    turn: &mut UploadTurn,
+    upload: UploadRecord,
+) -> Result<UploadRecord, ApiError> {
     let running = turn.take_hash().filter(|hash| hash.at() == upload.received);
     let found = match running {
         Some(hash) => Some(hash.digest()),
@@ -59,11 +64,11 @@ async fn seal(app: &App, turn: &mut UploadTurn, upload: UploadRecord) -> Result<
         if app.shutdown.is_cancelled() {
             return Err(crate::store::StoreError::Closed.into());
         }
-        discard_upload(app, upload.id).await?;
+        discard_upload(app, who, upload.id).await?;
         return Err(lost());
     };
     if upload.declared.is_some_and(|declared| declared != found) {
-        discard_upload(app, upload.id).await?;
+        discard_upload(app, who, upload.id).await?;
         return Err(BlobError::DigestMismatch { found }.into());
     }
     if upload.received == 0 {

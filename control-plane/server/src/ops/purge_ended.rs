@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use gristmill_lifecycle::retention::Keep;
 
-use super::purge::{ROWS_MAX, before, pause};
+use super::purge::{ROWS_MAX, before, pause, recorded};
 use crate::{app::App, error::ApiError, purged::PurgedKind, store::retention::EndMark};
 
 /// Logs that are shortened in one transaction.
@@ -68,13 +68,17 @@ pub async fn purge_logs(
     since: Option<EndMark>,
 ) -> Result<(u64, Option<EndMark>), ApiError> {
     let Some(before) = due.logs else { return Ok((0, since)) };
+    let first = recorded(app, PurgedKind::LogPiece);
     let mut total = 0;
     loop {
         let jobs = app.store.logged_jobs(&due.tenant, since, before, LOGS_AT_ONCE).await?;
         if jobs.is_empty() {
             return Ok((total, Some(before)));
         }
-        let steps = jobs.iter().map(|job| app.store.log_purge(*job, ROWS_MAX / LOGS_AT_ONCE));
+        // One entry for all logs of a page, in the transaction of one of them.
+        let stores = std::iter::once(&first).chain(std::iter::repeat(&app.store));
+        let steps =
+            jobs.iter().zip(stores).map(|(job, store)| store.log_purge(*job, ROWS_MAX / LOGS_AT_ONCE));
         for (pieces, keys) in try_join_all(steps).await? {
             app.purged.note(PurgedKind::LogPiece, pieces);
             total += pieces;
@@ -92,9 +96,10 @@ pub async fn purge_logs(
 /// Removes the jobs of a tenant that are due, with everything that hangs on them. Returns their number.
 pub async fn purge_jobs(app: &App, due: &Due) -> Result<u64, ApiError> {
     let Some(before) = due.jobs else { return Ok(0) };
+    let store = recorded(app, PurgedKind::Job);
     let mut total = 0;
     loop {
-        let removed = app.store.job_purge(&due.tenant, before, app.clock.now(), ROWS_MAX).await?;
+        let removed = store.job_purge(&due.tenant, before, app.clock.now(), ROWS_MAX).await?;
         app.purged.note(PurgedKind::Job, removed);
         total += removed;
         if removed == 0 || !pause(app).await {

@@ -1,8 +1,9 @@
 //! Prolong a node's leases.
 
 use gristmill_lifecycle::command::RenewLeases;
-use gristmill_protocol::node_api::{RenewGrant, RenewRequest};
+use gristmill_protocol::node_api::{LeaseVerdict, RenewGrant, RenewRequest};
 
+use super::attempt_access::note_all_refused;
 use crate::{app::App, error::ApiError, principal::NodePrincipal};
 
 /// Most leases in one call.
@@ -21,6 +22,11 @@ pub async fn renew_leases(
     if request.leases.is_empty() {
         return Ok(RenewGrant { leases: Vec::new() });
     }
-    let leases = app.store.lease_renew(RenewLeases { node: node.node, leases: request.leases }).await?;
-    Ok(RenewGrant { leases })
+    let command = RenewLeases { node: node.node, leases: request.leases.clone() };
+    let verdicts = app.store.lease_renew(command).await?;
+    let judged = request.leases.iter().zip(&verdicts);
+    let lost: Vec<_> =
+        judged.filter(|(_, verdict)| matches!(verdict, LeaseVerdict::Lost)).map(|(lease, _)| lease).collect();
+    note_all_refused(app, node, &lost).await?;
+    Ok(RenewGrant { leases: verdicts })
 }

@@ -180,7 +180,7 @@ async fn told(app: &App, who: &Principal, reply: SubmitReply) -> Result<Submitte
         SubmitReply::Created(job) => {
             let job = job_view(app, *job)?;
             let trace = submit_trace(app.sampling, &job.spec, job.id).trace_id();
-            tracing::debug!(job = %job.id, trace_id = trace, "accepted");
+            tracing::info!(job = %job.id, trace_id = trace, "the job was accepted");
             Ok(Submitted { job, created: true })
         }
         SubmitReply::Existing(id) => {

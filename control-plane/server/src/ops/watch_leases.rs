@@ -4,7 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use gristmill_protocol::node_api::{LeaseRef, PhaseNote, WatchGrant, WatchRequest};
 
-use super::renew_leases::LEASES_MAX;
+use super::{
+    attempt_access::{holds, note_refused},
+    renew_leases::LEASES_MAX,
+};
 use crate::{app::App, error::ApiError, principal::NodePrincipal, wake::Topic};
 
 /// Takes in what the node does for its leases. Then waits until one of them is cancelled or lost, an operator changes his mind about draining
@@ -72,9 +75,12 @@ async fn verdicts(app: &App, node: &NodePrincipal, leases: &[LeaseRef]) -> Resul
     let mut grant = WatchGrant::default();
     for lease in leases {
         let key = (lease.job, lease.attempt);
-        let held = states.get(&key).filter(|state| super::attempt_access::holds(state, node, lease));
+        let held = states.get(&key).filter(|state| holds(state, node, lease));
         match held {
-            None => grant.lost.push(key),
+            None => {
+                note_refused(app, node, lease, states.get(&key)).await?;
+                grant.lost.push(key);
+            }
             Some(state) if state.stop => grant.cancelled.push(key),
             Some(_) => {}
         }

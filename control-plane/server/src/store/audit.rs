@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use gristmill_lifecycle::command::{CancelReply, SubmitReply};
 use gristmill_protocol::{
-    JobId, Timestamp,
+    Digest, JobId, Timestamp,
     audit::{AuditOperation, AuditOutcome, AuditView},
     module::{ModuleVersionView, ModuleView},
     tenancy::{TenantView, TokenView},
@@ -15,6 +15,7 @@ use super::{
     Changed, StoreError,
     module::ModuleVersionPut,
     node::{NodeRecord, Redeemed},
+    retention::Step,
     upload::UploadPut,
     zone::ZonePut,
 };
@@ -22,7 +23,7 @@ use super::{
 /// Who does what, as it is known before it is done. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditNote {
-    /// The id of a token or a node, or `server`.
+    /// The id of a token, of a join token or of a node, or `server`.
     pub actor: String,
     /// Whom the token acts for.
     pub tenant: Option<String>,
@@ -39,6 +40,19 @@ pub struct AuditNote {
 }
 
 impl AuditNote {
+    /// What the server does by itself.
+    pub fn of_server(operation: AuditOperation, object: impl std::fmt::Display) -> Self {
+        Self {
+            actor: "server".into(),
+            tenant: None,
+            peer: None,
+            request_id: None,
+            operation,
+            object: object.to_string(),
+            version_before: None,
+        }
+    }
+
     /// Adds the version that the request found.
     #[must_use]
     pub fn found(mut self, version: Option<u64>) -> Self {
@@ -71,6 +85,9 @@ pub struct AuditQuery {
 /// Reads the record. It is written by [`super::Store::audited`].
 #[async_trait]
 pub trait AuditStore {
+    /// Changes nothing, and writes the note of [`super::Store::audited`] down as refused.
+    async fn audit_refusal(&self) -> Result<(), StoreError>;
+
     /// Entries of the record.
     async fn audit_list(&self, query: AuditQuery) -> Result<Vec<AuditView>, StoreError>;
 }
@@ -127,9 +144,34 @@ impl<T: Audited> Audited for Changed<T> {
     }
 }
 
+/// A limit that is reached changes nothing, and would fill the record.
 impl Audited for UploadPut {
     fn verdict(&self) -> Option<Verdict> {
-        if matches!(self, Self::Done(_)) { DONE } else { REFUSED }
+        match self {
+            Self::Done(_) => DONE,
+            Self::Stale => REFUSED,
+            Self::TooMany(_) | Self::TooMuch(_) => None,
+        }
+    }
+}
+
+impl Audited for Step<u64> {
+    fn verdict(&self) -> Option<Verdict> {
+        self.removed.verdict()
+    }
+}
+
+/// Pieces of a log that were removed, and where more of their bytes lie.
+impl Audited for (u64, Vec<String>) {
+    fn verdict(&self) -> Option<Verdict> {
+        self.0.verdict()
+    }
+}
+
+/// Blobs that were removed, with their sizes.
+impl Audited for Vec<(Digest, u64)> {
+    fn verdict(&self) -> Option<Verdict> {
+        (self.len() as u64).verdict()
     }
 }
 
@@ -176,9 +218,9 @@ impl Audited for Redeemed {
     fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::Enrolled(node) => node.verdict(),
-            Self::OtherName(_) | Self::KeyInUse => REFUSED,
-            // A repeated answer changes nothing, and strangers are counted elsewhere.
-            Self::Again(_) | Self::Invalid => None,
+            Self::OtherName(_) | Self::KeyInUse | Self::Invalid => REFUSED,
+            // A repeated answer changes nothing.
+            Self::Again(_) => None,
         }
     }
 }

@@ -150,6 +150,24 @@ async fn a21_a_lease_that_is_stale_forged_or_anothers_has_no_effect() {
     assert_eq!(api.send(unsigned).await.code(), "unauthenticated");
     assert_eq!(update(&api, &node, &stale, token, json!({"kind": "started"})).await, "accepted");
 
+    // Each node is in the record, once for this job, and so is one that renews or watches another's.
+    let third = api.enroll("third").await;
+    let leases = json!([{"job": stale.job, "attempt": stale.attempt, "lease_token": token}]);
+    let watch = json!({"leases": leases, "phases": [], "wait_ms": 0});
+    api.signed(&third, call("POST", "/v1/node/leases/watch").json(&watch)).await;
+    let fourth = api.enroll("fourth").await;
+    let renew = call("POST", "/v1/node/leases/renew").json(&json!({"leases": leases}));
+    assert_eq!(api.signed(&fourth, renew).await.status, 200);
+    let entries = api.admin(call("GET", "/v1/audit?operation=lease_forge")).await.json();
+    let told: Vec<_> = entries["items"]
+        .as_array()
+        .expect("a page")
+        .iter()
+        .map(|entry| (entry["actor"].clone(), entry["object"].clone(), entry["outcome"].clone()))
+        .collect();
+    let of = |node: &Node| (json!(node.id), json!(stale.job), json!("refused"));
+    assert_eq!(told, [of(&fourth), of(&third), of(&other), of(&node)]);
+
     // The lease runs out, and another node gets the job.
     let mut sweep = gristmill_server::sweep::Sweep::default();
     api.clock.advance_s(31);
@@ -196,6 +214,8 @@ async fn a22_a_renewal_for_a_job_that_has_ended_says_that_the_lease_is_lost() {
     assert_eq!(update(&api, &node, &lease, token, json!({"kind": "started"})).await, "accepted");
     assert_eq!(update(&api, &node, &lease, token, done).await, "accepted");
     assert!(renew().await.contains("lost"));
+    let forged = api.admin(call("GET", "/v1/audit?operation=lease_forge")).await.json();
+    assert_eq!(forged["items"], json!([]), "that a lease is over is daily business");
 }
 
 #[tokio::test]

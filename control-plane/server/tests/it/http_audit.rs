@@ -32,7 +32,8 @@ async fn every_change_is_recorded_with_who_and_what_and_no_read_is() {
     let admin = api.admin(call("GET", "/v1/tokens")).await.json()["items"][0]["id"].clone();
     let node = api.enroll("grinder").await;
     let enrolled = entries(&api, "operation=node_enroll").await;
-    assert_eq!((&enrolled[0]["actor"], &enrolled[0]["object"]), (&json!(node.id), &json!(node.id)));
+    let join_token = entries(&api, "operation=join_token_create").await[0]["object"].clone();
+    assert_eq!((&enrolled[0]["actor"], &enrolled[0]["object"]), (&join_token, &json!(node.id)));
 
     let post = |target: &str, body: Value| call("POST", target).json(&body);
     let blob = digest(b"grain");

@@ -51,6 +51,54 @@ async fn every_wrong_request_gets_a_problem_document() {
 }
 
 #[tokio::test]
+async fn wrong_parameters_and_headers_are_named_with_their_rule() {
+    let api = Api::start().await;
+    let get = |target: &str| call("GET", target);
+    let job = || call("POST", "/v1/jobs").json(&json!({"module": "mill"}));
+    let tus = || call("POST", "/v1/uploads").header("tus-resumable", "1.0.0");
+    for (request, named, rule) in [
+        (get("/v1/tokens?page_size=many"), "page_size", "must be a whole number, such as 50"),
+        (get("/v1/tokens?page_size="), "page_size", "must be a whole number, such as 50"),
+        (get("/v1/tokens?page_size=-1"), "page_size", "must be a whole number, such as 50"),
+        (get("/v1/tokens?page_size=99999999999"), "page_size", "is a larger number than is allowed here"),
+        (get("/v1/tokens?page_size=1001"), "page_size", "must be from 1 to 1000"),
+        (get("/v1/tokens?page_token=x"), "page_token", "no page token of this list"),
+        (get("/v1/audit?since=yesterday"), "since", "must be a time such as"),
+        (get("/v1/jobs?state=lost"), "state", "must be one of queued"),
+        (get("/v1/jobs?label=x"), "label", "must be key:value"),
+        (call("POST", "/v1/jobs?wait=soon").json(&json!({"module": "m"})), "wait", ""),
+        (job().header("idempotency-key", ""), "Idempotency-Key", "1 to 255 visible ASCII"),
+        (
+            get("/v1/events").header("last-event-id", "x").header("accept", "text/event-stream"),
+            "Last-Event-ID",
+            "",
+        ),
+        (tus().header("upload-length", "many"), "upload-length", "must be a number of bytes"),
+        (
+            call("PUT", "/v1/zones/default").json(&json!({"name": "default"})).header("if-match", "three"),
+            "If-Match",
+            "ETag of an earlier answer",
+        ),
+    ] {
+        let what = request.target.clone();
+        let answer = api.admin(request).await.json();
+        let field = &answer["errors"][0];
+        assert_eq!(
+            (&answer["code"], &field["pointer"]),
+            (&json!("invalid_request"), &json!(named)),
+            "{what}: {answer}"
+        );
+        let detail = field["detail"].as_str().expect("a rule");
+        assert!(detail.len() > 10 && detail.contains(rule), "{what}: {answer}");
+        for vague in ["invalid digit", "invalid value", "failed to"] {
+            assert!(!detail.contains(vague), "{what}: {answer}");
+        }
+        assert!(answer["detail"].as_str().is_some_and(|text| text.contains(named)), "{what}: {answer}");
+        assert!(answer["hint"].as_str().is_some_and(|hint| hint.len() > 10), "{what}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn an_expired_token_is_refused_even_when_it_was_remembered() {
     let api = Api::start().await;
     assert_eq!(api.admin(call("GET", "/v1/zones")).await.status, 200);

@@ -138,6 +138,37 @@ async fn a_full_queue_is_429_with_the_time_after_which_to_ask_again() {
 }
 
 #[tokio::test]
+async fn a_job_that_runs_is_explained_by_where_and_since_when() {
+    let api = Api::start().await;
+    api.publish("mill", "1.0.0").await;
+    let node = api.enroll("grinder").await;
+    let job = api.admin(call("POST", "/v1/jobs").json(&json!({"module": "mill"}))).await.json();
+    let acquire = json!({
+        "incarnation": "a", "cpus_milli_free": 4000, "memory_bytes_free": 17_179_869_184_u64,
+        "leases_max": 1, "wait_ms": 0,
+    });
+    let grant = api.signed(&node, call("POST", "/v1/node/leases/acquire").json(&acquire)).await.json();
+    let lease = &grant["leases"][0];
+    let placement = async || {
+        let target = format!("/v1/jobs/{}/placement", job["id"].as_str().expect("an id"));
+        let view = api.admin(call("GET", target)).await.json();
+        assert_eq!(view["runnable"], "running", "{view:#}");
+        view["summary"].as_str().expect("a sentence").to_owned()
+    };
+    let at = "on node grinder in zone default, where it is since 2026-01-01T00:00";
+    assert_eq!(placement().await, format!("the job is being prepared {at}:00Z"));
+    api.clock.advance_s(5);
+    let started = json!({"updates": [{
+        "job": job["id"], "attempt": 1, "lease_token": lease["lease_token"], "change": {"kind": "started"},
+    }]});
+    let told = api.signed(&node, call("POST", "/v1/node/updates").json(&started)).await.json();
+    assert_eq!(told["verdicts"][0], "accepted");
+    assert_eq!(placement().await, format!("the job runs {at}:05Z"));
+    api.admin(call("POST", format!("/v1/jobs/{}/cancel", job["id"].as_str().expect("an id")))).await;
+    assert_eq!(placement().await, format!("the job is being stopped {at}:05Z"));
+}
+
+#[tokio::test]
 async fn a_job_that_has_ended_is_explained_by_its_end() {
     let api = Api::start().await;
     api.publish("mill", "1.0.0").await;

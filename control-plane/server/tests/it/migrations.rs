@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use gristmill_lifecycle::job::JobPhase;
-use gristmill_protocol::{JobId, JobState};
+use gristmill_protocol::{JobId, JobState, Timestamp};
 use gristmill_server::store::{
     job::JobQuery,
     sqlite::{SqliteStore, read_schema, upgrade},
@@ -28,6 +28,10 @@ async fn oldest() -> (TempDir, PathBuf) {
     connection.execute(OLDEST).await.expect("the dump is whole");
     connection.close().await.expect("closes");
     (dir, path)
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().expect("a time")
 }
 
 /// Every table, index and trigger, as it was made, without the spaces.
@@ -80,6 +84,12 @@ async fn the_oldest_database_is_brought_up_to_date_with_everything_in_it() {
     // Inputs of kept jobs are tied to them.
     assert_eq!(backend.column("SELECT count(*) || '' FROM job_blobs").await, ["5"]);
 
+    let record =
+        "SELECT actor || ' ' || operation || ' ' || version_before || ' ' || version_after FROM audit";
+    let expected = format!("server schema_migrate 2 {}", before.latest);
+    assert_eq!(backend.column(record).await, [expected], "the record tells of it");
+    assert!(new.column(record).await.is_empty(), "a new database was not migrated");
+
     assert_eq!(copies(dir.path()), ["schema-2.db"]);
     let copy = read_schema(&dir.path().join("before-migration/schema-2.db")).await.expect("reads");
     assert_eq!(copy.found, Some(2), "the copy is as it was before");
@@ -93,7 +103,7 @@ async fn a_migration_that_fails_changes_nothing() {
     // A later migration makes this table too; all that come before it succeed.
     backend.run("CREATE TABLE job_blobs (in_the_way TEXT)").await.expect("runs");
     let (tables, rows) = (shape(&backend).await, backend.dump().await);
-    let error = upgrade(&path).await.expect_err("the last step fails");
+    let error = upgrade(&path, now()).await.expect_err("the last step fails");
     let texts: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source())
         .map(ToString::to_string)
         .collect();
@@ -101,9 +111,9 @@ async fn a_migration_that_fails_changes_nothing() {
     assert_eq!((shape(&backend).await, backend.dump().await), (tables, rows));
     assert_eq!(read_schema(&path).await.expect("reads").found, Some(2));
     backend.run("DROP TABLE job_blobs").await.expect("runs");
-    let copy = upgrade(&path).await.expect("succeeds now").expect("with a copy");
+    let copy = upgrade(&path, now()).await.expect("succeeds now").expect("with a copy");
     assert_eq!(copy, dir.path().join("before-migration/schema-2.db"));
-    assert_eq!(upgrade(&path).await.expect("again"), None, "there is nothing to do");
+    assert_eq!(upgrade(&path, now()).await.expect("again"), None, "there is nothing to do");
 }
 
 #[tokio::test]
@@ -116,7 +126,7 @@ async fn what_an_earlier_version_purged_of_the_events_stays_known() {
         assert!(count > 4);
         backend.run("DROP TRIGGER events_are_kept").await.expect("runs");
         backend.run(&format!("DELETE FROM events WHERE {purged}")).await.expect("runs");
-        upgrade(&path).await.expect("succeeds");
+        upgrade(&path, now()).await.expect("succeeds");
         let known = backend.column("SELECT value || '' FROM meta WHERE name = 'purged_event'").await;
         assert_eq!(known, [newest.min(count).to_string()], "{purged}");
     }
@@ -125,7 +135,7 @@ async fn what_an_earlier_version_purged_of_the_events_stays_known() {
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused_and_left_alone() {
     let (dir, path) = oldest().await;
-    upgrade(&path).await.expect("succeeds");
+    upgrade(&path, now()).await.expect("succeeds");
     let backend = SqliteBackend::in_dir(dir.path());
     let newer = "INSERT INTO _sqlx_migrations SELECT 9999, 'later', installed_on, success, checksum,
                  execution_time FROM _sqlx_migrations WHERE version = 1";
@@ -146,6 +156,6 @@ async fn copies_of_the_three_newest_schemas_are_kept() {
     {
         std::fs::write(folder.join(name), "old").expect("a file");
     }
-    upgrade(&path).await.expect("succeeds");
+    upgrade(&path, now()).await.expect("succeeds");
     assert_eq!(copies(dir.path()), ["notes.txt", "schema-10.db", "schema-2.db", "schema-9.db"]);
 }

@@ -36,7 +36,8 @@ impl Attempt {
 
     /// Reports, and reports once more when the server cannot take the report as it is.
     async fn post_report(&self, report: AttemptReport, outcome: Outcome) -> (Outcome, Option<UpdateVerdict>) {
-        tracing::debug!(state = %outcome.state, "the attempt ended");
+        let reason = outcome.reason.map(tracing::field::display);
+        tracing::info!(state = %outcome.state, reason, "the attempt ended");
         let first = self.post(AttemptChange::Finished(Box::new(report))).await;
         let mut other = match first {
             Some(UpdateVerdict::Cancelled) => stop_outcome(StopReason::Cancelled),

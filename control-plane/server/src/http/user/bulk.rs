@@ -56,7 +56,10 @@ pub(in crate::http) async fn submit(
     let _permit = ops::bulk_permit(&app)?;
     let items = tokio::time::timeout(BODY_TIME_MAX, read_items(&app, &headers, body, layout))
         .await
-        .map_err(|_| ApiError::new(ErrorCode::InvalidRequest, "the body took longer than five minutes"))??;
+        .map_err(|_| {
+            ApiError::new(ErrorCode::InvalidRequest, "the body took longer than five minutes")
+                .with_hint("send fewer jobs in each call")
+        })??;
     let outcomes = ops::submit_jobs(&app, &principal, items).await?;
     Ok(json(&view(outcomes.into_iter().map(|outcome| (None, outcome)), None), None))
 }

@@ -96,6 +96,10 @@ fn view(row: &SqliteRow) -> Result<AuditView, StoreError> {
 
 #[async_trait]
 impl AuditStore for SqliteStore {
+    async fn audit_refusal(&self) -> Result<(), StoreError> {
+        self.write("audit_refusal", |_| Box::pin(async { Ok(false) })).await.map(drop)
+    }
+
     async fn audit_list(&self, query: AuditQuery) -> Result<Vec<AuditView>, StoreError> {
         sqlx::query(
             "/* audit_list */ SELECT * FROM audit

@@ -3,22 +3,28 @@
 
 use std::path::Path;
 
-use gristmill_protocol::Digest;
+use gristmill_protocol::{
+    Digest, Timestamp,
+    audit::{AuditOperation, AuditOutcome},
+};
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 
 use super::{
+    audit::{AuditRow, audit_insert},
     convert::{parse, to_json},
     options,
     retention::attempt_of,
     schema::{schema_of, snapshot},
 };
-use crate::store::StoreError;
+use crate::store::{StoreError, audit::AuditNote};
 
 /// Things that are named by one answer.
 const PAGE: u32 = 512;
+/// The first schema with a record of changes; a backup can be older.
+const SCHEMA_WITH_RECORD: i64 = 5;
 
 /// A copy of a database in a file of its own, which no server works with.
 #[derive(Debug)]
@@ -159,7 +165,7 @@ impl Snapshot {
 
     /// Begins a new life: fences that are granted from now on are above all earlier ones, and leases
     /// that were alive are over. Returns the number of this life, which is at least `least`.
-    pub async fn begin_generation(&mut self, least: u32) -> Result<u32, StoreError> {
+    pub async fn begin_generation(&mut self, least: u32, now: Timestamp) -> Result<u32, StoreError> {
         let mut all = self.connection.begin().await?;
         let generation: i64 = sqlx::query_scalar(
             "/* begin_generation */ UPDATE meta SET value = max(value + 1, ?1) WHERE name = 'generation'
@@ -173,6 +179,11 @@ impl Snapshot {
         )
         .execute(&mut *all)
         .await?;
+        if self.schema >= SCHEMA_WITH_RECORD {
+            let note =
+                AuditNote::of_server(AuditOperation::BackupRestore, format!("generation {generation}"));
+            audit_insert(&mut all, &[AuditRow::of(&note, (AuditOutcome::Done, None), now)]).await?;
+        }
         all.commit().await?;
         u32::try_from(generation).map_err(StoreError::inconsistent)
     }

@@ -21,6 +21,7 @@ mod job_list;
 mod job_store;
 mod log;
 mod module;
+mod news;
 mod node;
 mod output;
 mod retention;
@@ -146,7 +147,7 @@ impl SqliteStore {
             .pragma("wal_autocheckpoint", "4000")
             .pragma("cache_size", "-65536");
         let mut conn = writing.connect().await?;
-        schema::migrate(&mut conn, path).await?;
+        schema::migrate(&mut conn, path, with.clock.now()).await?;
         let counters = Arc::new(Counters::default());
         let totals = Arc::new(Mutex::default());
         let mut session = Session::new(conn, Arc::clone(&counters));

@@ -6,10 +6,12 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     SqliteStore,
+    audit::{AuditRow, audit_insert},
     convert::{failed, from_json, micros, parse, time, time_opt, to_json},
 };
 use crate::store::{
     Changed, StoreError,
+    audit::{AuditNote, Audited},
     node::{JoinTokenRecord, NodeRecord, NodeStore, Redeemed},
     token::SecretHash,
 };
@@ -75,10 +77,12 @@ async fn node_by_key(
         .transpose()
 }
 
+/// Redeems a join token. The record names it as the one who did it.
 async fn enroll(
     connection: &mut SqliteConnection,
     secret: SecretHash,
-    mut node: NodeRecord,
+    node: NodeRecord,
+    note: Option<&AuditNote>,
 ) -> Result<Redeemed, StoreError> {
     let found = sqlx::query_as::<_, JoinRow>(
         "/* node_enroll */ SELECT id, zone, node_name, expires_at, used_by FROM join_tokens
@@ -88,9 +92,22 @@ async fn enroll(
     .fetch_optional(&mut *connection)
     .await
     .map_err(failed("node_enroll"))?;
-    let Some((id, zone, node_name, expires_at, used_by)) = found else {
-        return Ok(Redeemed::Invalid);
-    };
+    // What no join token is goes to the log alone: whoever makes one up could fill the record.
+    let Some(token) = found else { return Ok(Redeemed::Invalid) };
+    let (actor, at) = (token.0.clone(), node.created_at);
+    let redeemed = redeem(&mut *connection, token, node).await?;
+    if let Some((note, verdict)) = note.zip(redeemed.verdict()) {
+        let note = AuditNote { actor, ..note.clone() };
+        audit_insert(connection, &[AuditRow::of(&note, verdict, at)]).await?;
+    }
+    Ok(redeemed)
+}
+
+async fn redeem(
+    connection: &mut SqliteConnection,
+    (id, zone, node_name, expires_at, used_by): JoinRow,
+    mut node: NodeRecord,
+) -> Result<Redeemed, StoreError> {
     let known = node_by_key(connection, &node.public_key).await?;
     if let Some(used_by) = used_by {
         let again = known.filter(|known| known.id.to_string() == used_by && known.revoked_at.is_none());
@@ -193,7 +210,11 @@ impl NodeStore for SqliteStore {
     }
 
     async fn node_enroll(&self, secret: SecretHash, node: NodeRecord) -> Result<Redeemed, StoreError> {
-        self.write("node_enroll", move |connection| Box::pin(enroll(connection, secret, node))).await
+        let note = self.note.clone();
+        self.write_unrecorded("node_enroll", move |connection| {
+            Box::pin(async move { enroll(connection, secret, node, note.as_deref()).await })
+        })
+        .await
     }
 
     async fn node_list(&self) -> Result<Vec<NodeRecord>, StoreError> {

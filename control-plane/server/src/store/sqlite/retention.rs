@@ -210,8 +210,7 @@ impl RetentionStore for SqliteStore {
     }
 
     async fn log_purge(&self, job: JobId, limit: u32) -> Result<(u64, Vec<String>), StoreError> {
-        self.write_unrecorded("log_purge", move |connection| Box::pin(log_purge(connection, job, limit)))
-            .await
+        self.write("log_purge", move |connection| Box::pin(log_purge(connection, job, limit))).await
     }
 
     async fn job_purge(
@@ -228,7 +227,7 @@ impl RetentionStore for SqliteStore {
         }
         drop(reader);
         let tenant = tenant.to_owned();
-        self.write_unrecorded("job_purge", move |connection| {
+        self.write("job_purge", move |connection| {
             Box::pin(async move { job_purge(connection, &tenant, before, now, limit).await })
         })
         .await
@@ -258,7 +257,7 @@ impl RetentionStore for SqliteStore {
         }
         let list = to_json(&orphans)?;
         let removed = self
-            .write_unrecorded("event_purge", move |connection| {
+            .write("event_purge", move |connection| {
                 Box::pin(async move {
                     let done = sqlx::query(
                         "/* event_purge */ DELETE FROM events WHERE seq IN (SELECT value FROM json_each(?1))",
@@ -283,7 +282,7 @@ impl RetentionStore for SqliteStore {
     }
 
     async fn audit_purge(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        self.write_unrecorded("audit_purge", move |connection| {
+        self.write("audit_purge", move |connection| {
             Box::pin(async move {
                 let done = sqlx::query(
                     "/* audit_purge */ DELETE FROM audit WHERE seq IN (
@@ -329,7 +328,7 @@ impl RetentionStore for SqliteStore {
         before: Timestamp,
     ) -> Result<Vec<(Digest, u64)>, StoreError> {
         let list = to_json(&digests)?;
-        self.write_unrecorded("blob_forget", move |connection| {
+        self.write("blob_forget", move |connection| {
             Box::pin(async move { blob_forget(connection, &list, before).await })
         })
         .await

@@ -6,10 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use gristmill_protocol::{
+    Timestamp,
+    audit::{AuditOperation, AuditOutcome},
+};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, migrate::Migrator, sqlite::SqliteConnectOptions};
 
-use super::options;
-use crate::store::StoreError;
+use super::{
+    audit::{AuditRow, audit_insert},
+    options,
+};
+use crate::store::{StoreError, audit::AuditNote};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -94,6 +101,7 @@ pub(super) async fn schema_of(connection: &mut SqliteConnection) -> Result<Schem
 pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     path: &Path,
+    now: Timestamp,
 ) -> Result<Option<PathBuf>, StoreError> {
     let schema = schema_of(connection).await?;
     let copy = match schema.found {
@@ -102,8 +110,15 @@ pub(super) async fn migrate(
     };
     let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
     MIGRATIONS.run_direct(None, &mut *all, false).await.map_err(SchemaError::from)?;
+    let before = schema.found.filter(|_| copy.is_some());
+    if let Some(found) = before {
+        let note = AuditNote::of_server(AuditOperation::SchemaMigrate, "database");
+        let note = note.found(Some(found.unsigned_abs()));
+        let verdict = (AuditOutcome::Done, Some(schema.latest.unsigned_abs()));
+        audit_insert(&mut all, &[AuditRow::of(&note, verdict, now)]).await?;
+    }
     all.commit().await?;
-    if let Some(found) = schema.found.filter(|_| copy.is_some()) {
+    if let Some(found) = before {
         tracing::info!(from = found, to = schema.latest, "the database was brought up to date");
     }
     Ok(copy)
@@ -169,10 +184,10 @@ pub async fn read_schema(path: &Path) -> Result<Schema, StoreError> {
 }
 
 /// Brings the database in a file up to date, which no server may have open. Returns the path of the
-/// copy of before, if there was anything to do.
-pub async fn upgrade(path: &Path) -> Result<Option<PathBuf>, StoreError> {
+/// copy of before, if there was anything to do. `now` is for the record.
+pub async fn upgrade(path: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> {
     let mut connection = options(path).connect().await?;
-    let done = migrate(&mut connection, path).await;
+    let done = migrate(&mut connection, path, now).await;
     connection.close().await?;
     done
 }

@@ -29,6 +29,7 @@ use super::{
     flush::flush,
     idempotency::idempotency_load,
     job::{job_load, job_load_ready},
+    news::{News, news, tell},
     session::Session,
 };
 use crate::{
@@ -73,6 +74,7 @@ struct Committed {
     jobs_changed: usize,
     change: TallyChange,
     totals: Totals,
+    news: Vec<News>,
     topics: Vec<Topic>,
     /// What each claim of the batch got, in its order.
     granted: Vec<Vec<LeaseGranted>>,
@@ -295,6 +297,7 @@ impl Writer {
         committed.jobs_changed = set.jobs.values().filter(|job| job.is_changed).count();
         committed.topics = topics(&set);
         committed.totals = Totals::of(&set);
+        committed.news = news(&set);
         committed.change = set.change;
         for change in &mut batch.writes {
             self.session.execute("/* writer */ SAVEPOINT change").await?;
@@ -343,6 +346,7 @@ impl Writer {
         for topic in committed.topics {
             self.wakes.wake(topic);
         }
+        committed.news.iter().for_each(tell);
         self.session.count_ops(ops, claims);
         if !returned.is_empty() {
             Box::pin(self.give_back(returned)).await;

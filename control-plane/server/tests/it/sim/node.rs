@@ -13,7 +13,10 @@ use gristmill_protocol::{
     },
     reason::OutcomeState,
 };
-use gristmill_server::{error::ApiError, principal::NodePrincipal};
+use gristmill_server::{
+    error::ApiError,
+    principal::{NodePrincipal, Origin},
+};
 use rand::{RngExt, rngs::StdRng};
 use tokio::task::JoinHandle;
 
@@ -135,7 +138,7 @@ impl FakeNode {
     }
 
     pub(super) fn principal(&self) -> NodePrincipal {
-        NodePrincipal { node: self.id, zone: self.zone.clone() }
+        NodePrincipal { node: self.id, zone: self.zone.clone(), origin: Origin::default() }
     }
 
     pub(super) fn incarnation_text(&self) -> String {
