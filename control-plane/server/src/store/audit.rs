@@ -8,13 +8,13 @@ use gristmill_protocol::{
     JobId, Timestamp,
     audit::{AuditOperation, AuditOutcome, AuditView},
     module::{ModuleVersionView, ModuleView},
-    tenancy::TokenView,
 };
 
 use super::{
     Changed, StoreError,
     module::ModuleVersionPut,
     node::{NodeRecord, Redeemed},
+    token::{Revoked, TokenPut},
     upload::UploadPut,
     zone::ZonePut,
 };
@@ -125,6 +125,15 @@ impl<T: Audited> Audited for Changed<T> {
             Self::Absent => REFUSED,
         }
     }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        match self {
+            Self::Done(changed) => changed.verdicts(),
+            Self::Stale(_) | Self::Absent => {
+                self.verdict().map(|verdict| (None, verdict)).into_iter().collect()
+            }
+        }
+    }
 }
 
 impl Audited for UploadPut {
@@ -133,9 +142,25 @@ impl Audited for UploadPut {
     }
 }
 
-impl Audited for TokenView {
+/// A tenant that has too many would fill the record.
+impl Audited for TokenPut {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Done => DONE,
+            Self::NoTenant | Self::MakerEnded => REFUSED,
+            Self::TooMany => None,
+        }
+    }
+}
+
+impl Audited for Revoked {
     fn verdict(&self) -> Option<Verdict> {
         DONE
+    }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        let names = self.with_it.iter().map(|token| Some(token.to_string()));
+        std::iter::once(None).chain(names).map(|name| (name, (AuditOutcome::Done, None))).collect()
     }
 }
 

@@ -22,6 +22,7 @@ mod http_logs;
 mod http_node;
 mod http_openapi;
 mod http_refused;
+mod http_tokens;
 mod http_uploads;
 mod http_users;
 mod http_waiting;
