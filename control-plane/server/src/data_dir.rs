@@ -38,7 +38,7 @@ impl DataDir {
         self.0.join("objects")
     }
 
-    /// The file with the first admin token's secret.
+    /// The file with the first admin token's secret. Without it, the next start makes a new one.
     pub fn admin_token(&self) -> PathBuf {
         self.0.join("admin.token")
     }

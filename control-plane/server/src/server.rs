@@ -205,22 +205,37 @@ async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
             app.registry.put_zone(zone);
         }
     }
+    admin_token(app, data).await
+}
+
+/// Makes the token in `admin.token`, unless it is there. Who may write into the data directory is
+/// the operator: without that file, he gets a new one. What was revoked or has expired stays so.
+async fn admin_token(app: &App, data: &DataDir) -> anyhow::Result<()> {
     let path = data.admin_token();
     let secret = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if !app.store.token_list(None, None, 1).await?.is_empty() {
-                return Ok(());
-            }
             let secret = new_secret(USER_SECRET_PREFIX, &*app.entropy);
             write_secret(&path, &secret).with_context(|| format!("failed to write {}", path.display()))?;
             secret
         }
         Err(error) => return Err(error).with_context(|| format!("failed to read {}", path.display())),
     };
-    let hash = secret_hash(&secret);
-    if app.store.token_by_secret(hash).await?.is_none() {
-        let now = app.clock.now();
+    let file = path.display();
+    if !secret.starts_with(USER_SECRET_PREFIX) {
+        tracing::warn!(%file, "the file holds no token; remove it and start again for a new administrator's token");
+        return Ok(());
+    }
+    let (hash, now) = (secret_hash(&secret), app.clock.now());
+    if let Some(token) = app.store.token_by_secret(hash).await? {
+        if token.revoked_at.is_some() || now >= token.expires_at {
+            tracing::warn!(
+                %file, token = %token.id,
+                "the token in the file was revoked or has expired; remove the file and start again for a new one"
+            );
+        }
+    } else {
+        let is_first = app.store.token_list(None, None, 1).await?.is_empty();
         let token = TokenView {
             id: TokenId::from_parts(app.unix_ms(), app.entropy.bytes()),
             name: "admin".into(),
@@ -230,7 +245,11 @@ async fn first_start(app: &App, data: &DataDir) -> anyhow::Result<()> {
             expires_at: now + ADMIN_TOKEN_TTL,
             revoked_at: None,
         };
-        first(AuditOperation::TokenCreate, &token.id).token_create(token, hash).await?;
+        let (id, note) = (token.id, AuditNote::of_server(AuditOperation::TokenCreate, token.id));
+        app.store.audited(note).token_create(token, hash, None).await?;
+        if !is_first {
+            tracing::warn!(%file, token = %id, "made a new administrator's token, whose secret is in the file");
+        }
     }
     Ok(())
 }

@@ -100,7 +100,8 @@ pub struct TokenSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub scopes: Option<Vec<Scope>>,
-    /// How long it is valid, in milliseconds; 90 days when absent, at most 10 years.
+    /// How long it is valid, in milliseconds; 90 days when absent, at most 10 years. It ends no later
+    /// than the token that makes it, unless that is an admin's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 315_360_000_000_u64))]
     pub ttl_ms: Option<u64>,

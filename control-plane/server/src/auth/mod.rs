@@ -101,11 +101,11 @@ impl TokenCache {
         principal
     }
 
-    /// Forgets a revoked token. Call it after the revocation is durable.
-    pub fn forget(&self, token: TokenId) {
+    /// Forgets revoked tokens. Call it after the revocation is durable.
+    pub fn forget(&self, revoked: &[TokenId]) {
         let mut tokens = lock(&self.tokens);
         tokens.revocations += 1;
-        tokens.by_secret.retain(|_, cached| cached.principal.token != token);
+        tokens.by_secret.retain(|_, cached| !revoked.contains(&cached.principal.token));
     }
 }
 
@@ -159,13 +159,13 @@ mod tests {
             revoked_at: None,
         };
         let ticket = cache.get(&[1; 32], at(1)).expect_err("is not remembered yet");
-        cache.forget(token.id);
+        cache.forget(&[token.id]);
         cache.put([1; 32], &token, at(1), ticket);
         let ticket = cache.get(&[1; 32], at(1)).expect_err("a revocation came between");
         cache.put([1; 32], &token, at(1), ticket);
         assert!(cache.get(&[1; 32], at(2)).is_ok());
         assert!(cache.get(&[1; 32], at(32)).is_err(), "the store is asked again after a while");
-        cache.forget(token.id);
+        cache.forget(&[token.id]);
         assert!(cache.get(&[1; 32], at(2)).is_err());
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gristmill_protocol::{
-    ErrorCode, TokenId,
+    ErrorCode, Timestamp, TokenId,
     audit::AuditOperation,
     tenancy::{Scope, TokenCreated, TokenSpec, TokenView},
 };
@@ -14,6 +14,7 @@ use crate::{
     error::ApiError,
     names::check_text,
     principal::{Origin, Principal},
+    store::token::{TOKENS_MADE_MAX, TokenPut},
 };
 
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -21,7 +22,7 @@ const TTL_DEFAULT_MS: u64 = 90 * DAY_MS;
 const TTL_MAX_MS: u64 = 3_650 * DAY_MS;
 
 /// Makes a token; the secret is shown this once. A caller without the scope `admin` makes tokens of
-/// its own tenant with scopes of its own. Durable when it returns.
+/// its own tenant with scopes of its own, which end no later than it does. Durable when it returns.
 pub async fn create_token(
     app: &App,
     principal: &Principal,
@@ -55,6 +56,26 @@ fn scopes(principal: &Principal, spec: &TokenSpec) -> Result<Vec<Scope>, ApiErro
     }
 }
 
+/// When a token ends: no later than the one that makes it, if there is such a limit.
+fn expires_at(now: Timestamp, ttl_ms: Option<u64>, limit: Option<Timestamp>) -> Result<Timestamp, ApiError> {
+    if ttl_ms.is_some_and(|ttl| !(1..=TTL_MAX_MS).contains(&ttl)) {
+        return Err(ApiError::field("/ttl_ms", "must be from 1 ms to 10 years"));
+    }
+    let end = now + Duration::from_millis(ttl_ms.unwrap_or(TTL_DEFAULT_MS));
+    match limit {
+        Some(limit) if end > limit && ttl_ms.is_some() => {
+            let detail = format!("must not end after the token that makes it, which ends at {limit}");
+            Err(ApiError::field("/ttl_ms", detail)
+                .with_hint("leave it out to end with that token, or ask an administrator for a token"))
+        }
+        limit => Ok(limit.map_or(end, |limit| limit.min(end))),
+    }
+}
+
+fn maker_ended() -> ApiError {
+    ApiError::new(ErrorCode::Unauthenticated, "the token was revoked or has expired")
+}
+
 /// Makes a token of a tenant that is named in the spec, for whoever may already do anything: the
 /// server itself, or a user.
 pub(crate) async fn issue_token(
@@ -66,10 +87,12 @@ pub(crate) async fn issue_token(
         return Err(ApiError::field("/name", "must not be empty"));
     }
     check_text("/name", &spec.name, 100)?;
-    let ttl_ms = spec.ttl_ms.unwrap_or(TTL_DEFAULT_MS);
-    if !(1..=TTL_MAX_MS).contains(&ttl_ms) {
-        return Err(ApiError::field("/ttl_ms", "must be from 1 ms to 10 years"));
-    }
+    // What an admin made for others stays when the admin's own token ends.
+    let maker = by.filter(|user| !user.is_admin()).map(|user| user.token);
+    let limit = match maker {
+        None => None,
+        Some(maker) => Some(app.store.token_get(None, maker).await?.ok_or_else(maker_ended)?.expires_at),
+    };
     let tenant = spec.tenant.unwrap_or_default();
     let secret = new_secret(USER_SECRET_PREFIX, &*app.entropy);
     let now = app.clock.now();
@@ -79,16 +102,24 @@ pub(crate) async fn issue_token(
         tenant: tenant.clone(),
         scopes: spec.scopes.unwrap_or_default(),
         created_at: now,
-        expires_at: now + Duration::from_millis(ttl_ms),
+        expires_at: expires_at(now, spec.ttl_ms, limit)?,
         revoked_at: None,
     };
     let operation = AuditOperation::TokenCreate;
     let note =
         by.map_or_else(|| Origin::default().note(operation, token.id), |user| user.note(operation, token.id));
-    if app.store.audited(note).token_create(token.clone(), secret_hash(&secret)).await? {
-        Ok(TokenCreated { token, secret })
-    } else {
-        Err(ApiError::absent("/tenant", format!("there is no tenant {tenant:?}"))
-            .with_hint("list the tenants: gristmill tenant list"))
+    match app.store.audited(note).token_create(token.clone(), secret_hash(&secret), maker).await? {
+        TokenPut::Done => Ok(TokenCreated { token, secret }),
+        TokenPut::NoTenant => Err(ApiError::absent("/tenant", format!("there is no tenant {tenant:?}"))
+            .with_hint("list the tenants: gristmill tenant list")),
+        TokenPut::MakerEnded => Err(maker_ended()),
+        TokenPut::TooMany => {
+            let detail = format!(
+                "the tenant {tenant:?} has {TOKENS_MADE_MAX} live tokens that were made without the scope admin"
+            );
+            Err(ApiError::new(ErrorCode::Conflict, detail).with_hint(
+                "revoke some (gristmill token list, gristmill token revoke), or give them an earlier end",
+            ))
+        }
     }
 }

@@ -8,7 +8,7 @@ use gristmill_protocol::{
     Digest, JobId, Timestamp,
     audit::{AuditOperation, AuditOutcome, AuditView},
     module::{ModuleVersionView, ModuleView},
-    tenancy::{TenantView, TokenView},
+    tenancy::TenantView,
 };
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     module::ModuleVersionPut,
     node::{NodeRecord, Redeemed},
     retention::Step,
+    token::{Revoked, TokenPut},
     upload::UploadPut,
     zone::ZonePut,
 };
@@ -142,6 +143,15 @@ impl<T: Audited> Audited for Changed<T> {
             Self::Absent => REFUSED,
         }
     }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        match self {
+            Self::Done(changed) => changed.verdicts(),
+            Self::Stale(_) | Self::Absent => {
+                self.verdict().map(|verdict| (None, verdict)).into_iter().collect()
+            }
+        }
+    }
 }
 
 /// A limit that is reached changes nothing, and would fill the record.
@@ -175,9 +185,25 @@ impl Audited for Vec<(Digest, u64)> {
     }
 }
 
-impl Audited for TokenView {
+/// A tenant that has too many would fill the record.
+impl Audited for TokenPut {
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Done => DONE,
+            Self::NoTenant | Self::MakerEnded => REFUSED,
+            Self::TooMany => None,
+        }
+    }
+}
+
+impl Audited for Revoked {
     fn verdict(&self) -> Option<Verdict> {
         DONE
+    }
+
+    fn verdicts(&self) -> Vec<(Option<String>, Verdict)> {
+        let names = self.with_it.iter().map(|token| Some(token.to_string()));
+        std::iter::once(None).chain(names).map(|name| (name, (AuditOutcome::Done, None))).collect()
     }
 }
 

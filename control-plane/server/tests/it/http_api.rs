@@ -27,6 +27,7 @@ use gristmill_server::{
     http,
     store::{
         sqlite::{SqliteStore, StoreOptions},
+        token::TokenPut,
         zone::ZonePut,
     },
     wake::Wakes,
@@ -193,7 +194,8 @@ impl Api {
             revoked_at: None,
         };
         let id = token.id;
-        assert!(self.app.store.token_create(token, secret_hash(secret)).await.expect("is stored"));
+        let made = self.app.store.token_create(token, secret_hash(secret), None).await.expect("is stored");
+        assert_eq!(made, TokenPut::Done);
         id
     }
 

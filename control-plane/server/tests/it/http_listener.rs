@@ -56,6 +56,44 @@ async fn the_first_start_makes_what_is_needed_and_the_next_one_keeps_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_admin_token_is_replaced_when_its_file_is_removed_and_a_revoked_one_is_not() {
+    let dir = scratch_dir();
+    let path = dir.path().join("admin.token");
+    let file = || std::fs::read_to_string(&path).map(|text| text.trim().to_owned());
+    let serves = async |server: &Server, secret: &str| {
+        ask(server.local_addr(), &get("/v1/audit", secret)).await.starts_with("HTTP/1.1 200")
+    };
+    let server = Server::start(config(dir.path())).await.expect("starts");
+    let first = file().expect("was written");
+    let list = ask(server.local_addr(), &get("/v1/tokens", &first)).await;
+    let id = list.split('"').find(|text| text.starts_with("tok_")).expect("its id");
+    let revoke = String::from_utf8(get(&format!("/v1/tokens/{id}"), &first)).expect("a text");
+    let answer = ask(server.local_addr(), revoke.replacen("GET", "DELETE", 1).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.shutdown().await;
+
+    let server = Server::start(config(dir.path())).await.expect("starts with a revoked one");
+    assert_eq!(file().expect("is left alone"), first);
+    assert!(!serves(&server, &first).await);
+    server.shutdown().await;
+
+    std::fs::remove_file(&path).expect("is removed");
+    let server = Server::start(config(dir.path())).await.expect("starts without the file");
+    let second = file().expect("was written anew");
+    assert!(second != first && serves(&server, &second).await && !serves(&server, &first).await);
+    let audit =
+        ask(server.local_addr(), &get("/v1/audit?actor=server&operation=token_create", &second)).await;
+    assert_eq!(audit.matches("\"token_create\"").count(), 2, "{audit}");
+    server.shutdown().await;
+
+    std::fs::write(&path, "").expect("is emptied");
+    let server = Server::start(config(dir.path())).await.expect("starts with an empty file");
+    assert_eq!(file().expect("is left alone"), "");
+    assert!(serves(&server, &second).await);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plain_http_beyond_loopback_is_refused() {
     let dir = scratch_dir();
     let mut config = config(dir.path());

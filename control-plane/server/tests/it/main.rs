@@ -24,6 +24,7 @@ mod http_node;
 mod http_openapi;
 mod http_refused;
 mod http_retention;
+mod http_tokens;
 mod http_uploads;
 mod http_users;
 mod http_waiting;

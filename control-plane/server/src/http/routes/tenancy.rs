@@ -68,13 +68,13 @@ fn tokens() -> Vec<Operation> {
             .named(
                 "createToken",
                 "Make a token",
-                "It may do at most what the caller may. The secret is shown only now.",
+                "It may do at most what the caller may, and ends no later, unless the caller is an admin. The secret is shown only now.",
             )
             .takes::<TokenSpec>()
             .answers::<TokenCreated>(201, "The new token with its secret.")
             .tagged()
             .located()
-            .refuses(&[NotFound]),
+            .refuses(&[Conflict, NotFound]),
         Operation::get("/v1/tokens/{id}", tenancy::get_token)
             .named("getToken", "Show a token", "What it may do, until when; never its secret.")
             .at::<TokenId>("id", "The token.")
@@ -92,7 +92,7 @@ fn tokens() -> Vec<Operation> {
             .named(
                 "revokeToken",
                 "Take a token back",
-                "It is refused from now on. A second call changes nothing.",
+                "It is refused from now on, and so is what it made, unless it has the scope `admin`. A second call changes nothing. Only an admin takes back a token with a scope that the caller lacks.",
             )
             .at::<TokenId>("id", "The token.")
             .under_condition()

@@ -223,8 +223,12 @@ impl SqliteStore {
         move |connection| {
             Box::pin(async move {
                 let done = change(&mut *connection).await?;
-                if let Some((note, verdict)) = note.zip(done.verdict()) {
-                    audit_insert(connection, &[AuditRow::of(&note, verdict, now)]).await?;
+                if let Some(note) = note {
+                    let row = |(object, verdict)| AuditRow::of(&note, verdict, now).about(object);
+                    let rows: Vec<_> = done.verdicts().into_iter().map(row).collect();
+                    if !rows.is_empty() {
+                        audit_insert(connection, &rows).await?;
+                    }
                 }
                 Ok(done)
             })

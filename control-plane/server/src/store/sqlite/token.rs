@@ -5,6 +5,7 @@ use gristmill_protocol::{
     Timestamp, TokenId,
     tenancy::{Scope, TokenView},
 };
+use sqlx::SqliteConnection;
 
 use super::{
     SqliteStore,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::store::{
     Changed, StoreError,
-    token::{SecretHash, TokenStore},
+    token::{Revoked, SecretHash, TOKENS_MADE_MAX, TokenPut, TokenStore},
 };
 
 type TokenRow = (String, String, String, String, i64, i64, Option<i64>);
@@ -30,28 +31,64 @@ fn view(row: TokenRow) -> Result<TokenView, StoreError> {
     })
 }
 
+/// Why a token cannot be made, in the transaction that makes it; `Done` when it can.
+async fn refusal(
+    connection: &mut SqliteConnection,
+    token: &TokenView,
+    maker: Option<TokenId>,
+) -> Result<TokenPut, StoreError> {
+    let (has_tenant, is_maker_live, made) = sqlx::query_as::<_, (bool, bool, i64)>(
+        "/* token_create */ SELECT EXISTS (SELECT 1 FROM tenants WHERE name = ?1),
+             EXISTS (SELECT 1 FROM tokens WHERE id = ?2 AND revoked_at IS NULL AND expires_at > ?3),
+             (SELECT count(*) FROM tokens
+              WHERE tenant = ?1 AND maker IS NOT NULL AND revoked_at IS NULL AND expires_at > ?3)",
+    )
+    .bind(&token.tenant)
+    .bind(maker.map(|maker| maker.to_string()))
+    .bind(micros(token.created_at))
+    .fetch_one(connection)
+    .await
+    .map_err(failed("token_create"))?;
+    Ok(match maker {
+        _ if !has_tenant => TokenPut::NoTenant,
+        Some(_) if !is_maker_live => TokenPut::MakerEnded,
+        Some(_) if made >= i64::from(TOKENS_MADE_MAX) => TokenPut::TooMany,
+        _ => TokenPut::Done,
+    })
+}
+
 #[async_trait]
 impl TokenStore for SqliteStore {
-    async fn token_create(&self, token: TokenView, secret: SecretHash) -> Result<bool, StoreError> {
+    async fn token_create(
+        &self,
+        token: TokenView,
+        secret: SecretHash,
+        maker: Option<TokenId>,
+    ) -> Result<TokenPut, StoreError> {
         self.write("token_create", move |connection| {
             Box::pin(async move {
+                let refusal = refusal(connection, &token, maker).await?;
+                if refusal != TokenPut::Done {
+                    return Ok(refusal);
+                }
                 let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
-                let done = sqlx::query(
+                sqlx::query(
                     "/* token_create */ INSERT INTO tokens
-                         (id, secret_sha256, name, tenant, scopes, created_at, expires_at)
-                     SELECT ?, ?, ?, tenants.name, ?, ?, ? FROM tenants WHERE tenants.name = ?",
+                         (id, secret_sha256, name, tenant, scopes, created_at, expires_at, maker)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 )
                 .bind(token.id.to_string())
                 .bind(hex::encode(secret))
                 .bind(token.name)
+                .bind(token.tenant)
                 .bind(scopes.join(" "))
                 .bind(micros(token.created_at))
                 .bind(micros(token.expires_at))
-                .bind(token.tenant)
+                .bind(maker.map(|maker| maker.to_string()))
                 .execute(connection)
                 .await
                 .map_err(failed("token_create"))?;
-                Ok(done.rows_affected() == 1)
+                Ok(TokenPut::Done)
             })
         })
         .await
@@ -113,24 +150,34 @@ impl TokenStore for SqliteStore {
         id: TokenId,
         at: Timestamp,
         if_revision: Option<u64>,
-    ) -> Result<Changed<TokenView>, StoreError> {
+    ) -> Result<Changed<Revoked>, StoreError> {
         self.write("token_revoke", move |connection| {
             Box::pin(async move {
-                let row = sqlx::query_as::<_, TokenRow>(
-                    "/* token_revoke */ UPDATE tokens SET revoked_at = coalesce(revoked_at, ?1)
-                     WHERE id = ?2 AND (?3 IS NULL OR tenant = ?3)
-                       AND (?4 IS NULL OR 1 + (revoked_at IS NOT NULL) = ?4)
+                // What has ended by itself made nothing that outlives it, so that the line ends there.
+                let rows = sqlx::query_as::<_, TokenRow>(
+                    "/* token_revoke */ WITH RECURSIVE line (id) AS (
+                         SELECT id FROM tokens
+                         WHERE id = ?2 AND (?3 IS NULL OR tenant = ?3)
+                           AND (?4 IS NULL OR 1 + (revoked_at IS NOT NULL) = ?4)
+                         UNION
+                         SELECT made.id FROM line JOIN tokens made ON made.maker = line.id
+                         WHERE made.revoked_at IS NULL AND made.expires_at > ?1)
+                     UPDATE tokens SET revoked_at = coalesce(revoked_at, ?1)
+                     WHERE id IN (SELECT id FROM line)
                      RETURNING id, name, tenant, scopes, created_at, expires_at, revoked_at",
                 )
                 .bind(micros(at))
                 .bind(id.to_string())
                 .bind(&tenant)
                 .bind(if_revision.map(|revision| revision as i64))
-                .fetch_optional(&mut *connection)
+                .fetch_all(&mut *connection)
                 .await
                 .map_err(failed("token_revoke"))?;
-                if let Some(row) = row {
-                    return view(row).map(Changed::Done);
+                let tokens = rows.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
+                let (named, made): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|token| token.id == id);
+                if let Some(token) = named.into_iter().next() {
+                    let with_it = made.iter().map(|token| token.id).collect();
+                    return Ok(Changed::Done(Revoked { token, with_it }));
                 }
                 let revision = sqlx::query_scalar::<_, i64>(
                     "/* token_revoke */ SELECT 1 + (revoked_at IS NOT NULL) FROM tokens
