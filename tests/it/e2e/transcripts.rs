@@ -1,4 +1,5 @@
-//! The transcripts in `tests/cli`, and the commands of the README, against a real `gristmill dev`.
+//! The transcripts in `tests/cli`, and the commands of the README and of the pages in `docs`, against a
+//! real `gristmill dev`.
 
 use std::{
     os::unix::fs::symlink,
@@ -15,8 +16,9 @@ use gristmill_tests::{
 };
 
 /// A server and a node in this home, with its command line logged in.
-fn dev(home: &Home) -> Started {
-    let mut dev = home.start(["dev", "--listen", "127.0.0.1:0"]);
+fn dev(home: &Home, port: u16) -> Started {
+    let data = home.path().join("dev").display().to_string();
+    let mut dev = home.start(["dev", "--data", &data, "--listen", &format!("127.0.0.1:{port}")]);
     dev.wait_for_stdout("Ctrl-C");
     dev
 }
@@ -24,7 +26,7 @@ fn dev(home: &Home) -> Started {
 #[test]
 fn the_transcripts_are_what_is_said() {
     let home = Home::default();
-    let _dev = dev(&home);
+    let _dev = dev(&home, 0);
     let cases = trycmd::TestCases::new();
     cases.register_bin("gristmill", gristmill()).timeout(Duration::from_secs(120));
     for (name, below) in
@@ -35,17 +37,17 @@ fn the_transcripts_are_what_is_said() {
     cases.case(repository().join("tests/cli/*.md")).run();
 }
 
-/// A block of shell commands in the README, and the heading above it.
+/// A block of shell commands in a page, and the heading above it.
 struct Block {
     heading: String,
     text: String,
 }
 
-fn blocks() -> Vec<Block> {
-    let readme = std::fs::read_to_string(repository().join("README.md")).expect("it is there");
+fn blocks(page: &str) -> Vec<Block> {
+    let page = std::fs::read_to_string(repository().join(page)).expect("it is there");
     let mut found = Vec::new();
     let (mut heading, mut block) = (String::new(), None::<String>);
-    for line in readme.lines() {
+    for line in page.lines() {
         match &mut block {
             Some(text) if line == "```" => {
                 found.push(Block { heading: heading.clone(), text: std::mem::take(text) });
@@ -68,7 +70,10 @@ fn blocks() -> Vec<Block> {
 const RUN_ELSEWHERE: [&str; 4] =
     ["cargo run --release -- run", "G=.cache/guests", "rustup target add", "\ngristmill dev\n"];
 
-/// A directory in which the README's commands find what they name, and nothing of the repository is
+/// Makes an answer that refuses a request fail the command that made it.
+const CURL: &str = "curl() { command curl --fail-with-body --silent --show-error \"$@\"; }\n";
+
+/// A directory in which the pages' commands find what they name, and nothing of the repository is
 /// written.
 fn lay_out(home: &Home) {
     let bin = home.path().join("bin");
@@ -94,7 +99,7 @@ fn here(line: &str, home: &Home, port: u16, job: &str) -> String {
 fn shell(exports: &str, line: &str, home: &Home) -> Command {
     let mut command = gristmill_tests::process::isolated(Path::new("bash"), home.path());
     let path = format!("{}:{}", home.path().join("bin").display(), std::env::var("PATH").unwrap_or_default());
-    command.args(["-euo", "pipefail", "-c", &format!("{exports}{line}")]).env("PATH", path);
+    command.args(["-euo", "pipefail", "-c", &format!("{CURL}{exports}{line}")]).env("PATH", path);
     command.current_dir(home.path()).stdin(Stdio::null());
     command
 }
@@ -113,11 +118,11 @@ fn promised_reason(line: &str) -> Option<&str> {
 fn every_command_of_the_readme_works() {
     let home = Home::default();
     lay_out(&home);
-    let _dev = dev(&home);
+    let _dev = dev(&home, 0);
     let port = free_port();
     // What the README exports is all that the commands after it get.
     let (mut job, mut exports, mut services) = (String::new(), String::new(), Vec::new());
-    for block in blocks() {
+    for block in blocks("README.md") {
         let text = format!("\n{}", block.text);
         if RUN_ELSEWHERE.iter().any(|part| text.contains(part)) {
             continue;
@@ -152,4 +157,68 @@ fn every_command_of_the_readme_works() {
         }
     }
     assert!(!job.is_empty() && services.len() >= 2, "the README's commands were found");
+}
+
+/// The blocks as one script that ends at the first command which fails. One that promises to be refused, by
+/// status and code in its comment, has to be refused so.
+fn script(blocks: &[Block]) -> String {
+    let text: String = blocks.iter().map(|block| block.text.replace("\\\n", " ")).collect();
+    let checked = |line: &str| match line.split_once("# refused: ") {
+        Some((command, promise)) => {
+            let code = promise.split([' ', ',']).nth(1).expect("a status and a code");
+            format!(
+                "if {command} > refused; then echo 'was not refused'; exit 1; fi\n\
+                 grep -q '\"code\":\"{code}\"' refused\n"
+            )
+        }
+        None => format!("{line}\n"),
+    };
+    // A stream is left by a time limit of curl's, which is no failure of the pipeline.
+    "set +o pipefail -x\n".to_owned() + &text.lines().map(checked).collect::<String>()
+}
+
+/// Runs the blocks with the server's address and an administrator's token in the environment.
+fn run_as_one(blocks: &[Block]) -> String {
+    let home = Home::default();
+    lay_out(&home);
+    let port = free_port();
+    let _dev = dev(&home, port);
+    let exports = format!(
+        "export GRISTMILL_SERVER=http://127.0.0.1:{port} GRISTMILL_TOKEN=$(cat dev/server/admin.token)\n"
+    );
+    // The node of `dev` stands for the one of the page.
+    let verbs = ["drain", "show", "resume", "revoke"];
+    let script = verbs.iter().fold(script(blocks), |script, verb| {
+        script.replace(&format!("node {verb} lab-1"), &format!("node {verb} local"))
+    });
+    let run = ended(&exports, &script, &home);
+    assert_eq!(run.code, 0, "{}{}", run.text(), run.stderr);
+    run.text()
+}
+
+#[test]
+fn every_command_of_the_api_page_works() {
+    let said = run_as_one(&blocks("docs/api.md"));
+    for part in [
+        "\"state\":\"succeeded\"",
+        "400 records",
+        "summary.csv",
+        "304 Not Modified",
+        "\"index\":3",
+        "job_finished",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn the_commands_of_the_operators_page_about_tenants_and_nodes_work() {
+    let mut found = blocks("docs/operations.md");
+    found.retain(|block| !["/var/lib/", "/backup/"].iter().any(|dir| block.text.contains(dir)));
+    let headings = found.iter().map(|block| block.heading.as_str()).collect::<Vec<_>>();
+    for heading in ["Tenants, zones and tokens", "Adding and retiring a node", "Who changed what"] {
+        assert!(headings.contains(&heading), "{heading} in {headings:?}");
+    }
+    let said = run_as_one(&found);
+    assert!(said.contains("\"operation\":\"token_create\""), "{said}");
 }

@@ -1,14 +1,18 @@
-//! The commands of the operators' page do what it says.
+//! The commands of the operators' page about a server's data do what it says.
 
 use std::{fs, process::Command};
 
 use gristmill_tests::{cli::Home, cluster::TestCluster, guests, process::gristmill, repository};
 
-/// The commands in the page's shell blocks, in order.
+/// The commands in the page's shell blocks that are about a server's data, in order; `transcripts.rs`
+/// runs the others.
 fn commands() -> Vec<String> {
     let page = fs::read_to_string(repository().join("docs/operations.md")).expect("the page");
     let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.flat_map(str::lines).map(str::to_owned).collect()
+    let lines = blocks
+        .flat_map(str::lines)
+        .filter(|line| ["/var/lib/", "/backup/"].iter().any(|dir| line.contains(dir)));
+    lines.map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
