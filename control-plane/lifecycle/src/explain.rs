@@ -1,5 +1,7 @@
 //! Why a job can or cannot run, in sentences, for every zone and node.
 
+use std::cmp::Reverse;
+
 use gristmill_protocol::{
     NodeId,
     zone::{NodePlacement, PlacementView, Runnable, ZonePlacement},
@@ -162,7 +164,27 @@ fn waits_for(zones: &[ZoneVerdict<'_>]) -> Vec<String> {
         let absent = zone.refusals.iter().filter(|_| !is_told);
         reasons.extend(absent.map(|refusal| format!("zone {}: {refusal}", zone.zone.name)));
     }
+    if waiting.is_empty() {
+        reasons.extend(nearest(zones));
+    }
     reasons
+}
+
+/// Where only zones without nodes are left to wait for: the node elsewhere that lacks least, and what.
+fn nearest(zones: &[ZoneVerdict<'_>]) -> Option<String> {
+    let open = zones.iter().filter(|zone| zone.refusals.is_empty());
+    let nodes = open.flat_map(|zone| zone.nodes.iter().map(move |node| (zone.zone, node)));
+    let lacking = nodes.filter(|(_, node)| node.node.presence.is_evidence()).map(|(zone, node)| {
+        let lacks: Vec<_> =
+            node.refusals.iter().filter(|refusal| refusal.runnable() == Runnable::Never).collect();
+        (zone, node.node, lacks)
+    });
+    let least = |(_, node, lacks): &(&ZoneProfile, &NodePicture, Vec<&Refusal>)| {
+        (lacks.len(), Reverse((node.offers.cpus_milli, node.offers.memory_bytes)))
+    };
+    let (zone, node, lacks) = lacking.min_by_key(least)?;
+    let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+    Some(format!("node {} in zone {} does not fit: {}", node.name, zone.name, lacks.join(", ")))
 }
 
 /// What rules the job out: in the zone that it names, or everywhere.

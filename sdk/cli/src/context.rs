@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::{
     args::Global,
+    configuration::Origin,
     connect::read_secret,
     failure::{Exit, Failure},
     printer::Printer,
@@ -22,7 +23,8 @@ pub(crate) enum ContextCommand {
         /// Its name
         name: String,
     },
-    /// Save a server (`--server`) with a token (`--token-file`) under a name and make it current
+    /// Save a server (`--server` or GRISTMILL_SERVER) with a token (`--token-file` or GRISTMILL_TOKEN) under a
+    /// name and make it current
     Set {
         /// Its name
         name: String,
@@ -62,16 +64,7 @@ pub(crate) fn run(command: ContextCommand, global: &Global) -> anyhow::Result<Ex
 }
 
 fn set(name: &str, global: &Global) -> anyhow::Result<()> {
-    let Some(server) = global.server.clone() else {
-        return Err(Failure::usage("a context needs a server").hint("add --server URL").into());
-    };
-    let client = &global.loaded.settings.client;
-    let token = match &global.token_file {
-        Some(path) => Some(read_secret(path.as_ref())?),
-        None => client.token.clone(),
-    };
-    let ca_file = client.ca_file.as_ref().map(std::path::absolute).transpose()?;
-    let saved = SavedContext { server, token: token.map(|token| token.expose().to_owned()), ca_file };
+    let saved = named(global)?;
     // A server address that cannot be used is refused before it is saved.
     gristmill_client::user::Client::new(&saved.endpoint())?;
     Contexts::change(|contexts| {
@@ -79,6 +72,30 @@ fn set(name: &str, global: &Global) -> anyhow::Result<()> {
         contexts.current = Some(name.to_owned());
         Ok(())
     })
+}
+
+/// The server that an option or a variable names, with its token. What a file of settings says is not
+/// saved once more.
+fn named(global: &Global) -> anyhow::Result<SavedContext> {
+    let loaded = &global.loaded;
+    let client = &loaded.settings.client;
+    let is_named = matches!(loaded.origin("client.server"), Origin::Option(_) | Origin::Environment(_));
+    let Some(server) = client.server.clone().filter(|_| is_named) else {
+        return Err(Failure::usage("a context needs a server")
+            .hint("add --server URL, or set GRISTMILL_SERVER")
+            .into());
+    };
+    let token_file = match loaded.origin("client.token_file") {
+        Origin::Option(_) => client.token_file.as_ref(),
+        Origin::Environment(_) if client.token.is_none() => client.token_file.as_ref(),
+        _ => None,
+    };
+    let token = match token_file {
+        Some(path) => Some(read_secret(path)?),
+        None => client.token.clone(),
+    };
+    let ca_file = client.ca_file.as_ref().map(std::path::absolute).transpose()?;
+    Ok(SavedContext { server, token: token.map(|token| token.expose().to_owned()), ca_file })
 }
 
 fn show(contexts: &Contexts, global: &Global) -> anyhow::Result<()> {

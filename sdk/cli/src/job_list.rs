@@ -30,7 +30,7 @@ pub(crate) struct ListArgs {
     /// Only jobs of this module
     #[arg(long)]
     module: Option<String>,
-    /// Only jobs of this zone
+    /// Only jobs that ran last in this zone, or that ask for it and have not run yet
     #[arg(long)]
     zone: Option<String>,
     /// Only jobs with this label

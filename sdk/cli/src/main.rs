@@ -52,7 +52,10 @@ mod zone;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{
+    CommandFactory as _, FromArgMatches as _,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     args::{Cli, Command, Global},
@@ -105,10 +108,25 @@ fn color_in(words: &[String]) -> ColorChoice {
     word_of(words, "--color").and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
+/// Where to find what is no command of its own.
+fn hint_for(error: &clap::Error) -> Option<&'static str> {
+    match error.get(ContextKind::InvalidSubcommand)? {
+        ContextValue::String(word) if word == "events" => {
+            Some("read them at GET /v1/events; `gristmill job list --watch` shows jobs as they change")
+        }
+        ContextValue::String(word) if word == "audit" => Some("read it at GET /v1/audit"),
+        _ => None,
+    }
+}
+
 /// Prints help or what is wrong with the command line, as JSON too when that was asked for.
 fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
     let json = word_of(words, "--output") == Some("json");
     let _ = error.print();
+    let hint = hint_for(error);
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
     let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if error.use_stderr() && !is_help {
         eprintln!("code: usage");
@@ -116,7 +134,9 @@ fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
     if json && error.use_stderr() {
         let text = error.render().to_string();
         let detail = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let document = failure::document(&Failure::usage(detail).into());
+        let failure = Failure::usage(detail);
+        let failure = hint.into_iter().fold(failure, Failure::hint);
+        let document = failure::document(&failure.into());
         println!("{document:#}");
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code()))

@@ -1,6 +1,9 @@
 //! `gristmill zone`: zones and their policies.
 
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use gristmill_protocol::{
     OuterLimit,
     limits::SlotSize,
@@ -12,7 +15,7 @@ use crate::{
     args::Global,
     connect::connect,
     failure::{Exit, Failure},
-    job_args::{bytes, cpus_milli, level},
+    job_args::{bytes, cpus_milli},
     printer::{Printer, pairs, slot, time},
     table::table,
 };
@@ -61,12 +64,26 @@ pub(crate) struct ZoneSettings {
     /// Have no bound for what a job may ask for
     #[arg(long, conflicts_with_all = ["slot_max_cpus", "slot_max_memory"])]
     no_slot_max: bool,
-    /// Run jobs only on nodes with this level of isolation or a stronger one
-    #[arg(long, value_name = "LEVEL", value_parser = level())]
-    isolation: Option<OuterLimit>,
-    /// Let jobs run with any isolation
+    /// Run jobs only on nodes with this level of isolation or a stronger one; `any` for every node
+    #[arg(long, value_name = "LEVEL", value_parser = required_level())]
+    isolation: Option<Required>,
+    /// Let jobs run with any isolation, as `--isolation any`
     #[arg(long, conflicts_with = "isolation")]
     no_isolation: bool,
+}
+
+/// What a zone requires of its nodes' isolation, if anything.
+#[derive(Debug, Clone, Copy)]
+struct Required(Option<OuterLimit>);
+
+/// The word for no requirement, in tables and on the command line.
+const ANY: &str = "any";
+
+fn required_level() -> impl TypedValueParser<Value = Required> {
+    let levels = OuterLimit::ALL.iter().map(|level| level.as_str());
+    PossibleValuesParser::new(levels.chain([ANY])).try_map(|text| {
+        if text == ANY { Ok(Required(None)) } else { text.parse().map(|level| Required(Some(level))) }
+    })
 }
 
 impl ZoneSettings {
@@ -77,10 +94,9 @@ impl ZoneSettings {
         if let Some(tenants) = self.tenants {
             spec.policy.tenants = if tenants == ["all"] { Vec::new() } else { tenants };
         }
-        if self.no_isolation {
-            spec.policy.isolation = None;
+        if let Some(Required(level)) = self.isolation.or(self.no_isolation.then_some(Required(None))) {
+            spec.policy.isolation = level;
         }
-        spec.policy.isolation = self.isolation.or(spec.policy.isolation);
         if self.no_slot_max {
             spec.policy.slot_max = None;
         }
@@ -127,11 +143,11 @@ fn tenants(policy: &ZonePolicy) -> String {
 }
 
 fn slot_max(policy: &ZonePolicy) -> String {
-    policy.slot_max.map_or_else(|| "any".into(), |max| slot(max.cpus_milli, max.memory_bytes))
+    policy.slot_max.map_or_else(|| ANY.into(), |max| slot(max.cpus_milli, max.memory_bytes))
 }
 
 fn isolation(policy: &ZonePolicy) -> String {
-    policy.isolation.map_or_else(|| "any".into(), |level| level.to_string())
+    policy.isolation.map_or_else(|| ANY.into(), |level| level.to_string())
 }
 
 fn zones_table(zones: &[ZoneView]) -> String {
@@ -161,7 +177,19 @@ fn details(zone: &ZoneView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: ZoneSettings,
+    }
+
+    fn given(words: &[&str]) -> Result<ZoneSettings, clap::Error> {
+        Line::try_parse_from([&["x"], words].concat()).map(|line| line.settings)
+    }
 
     fn spec() -> ZoneSpec {
         let slot_max = Some(SlotSize { cpus_milli: 1_000, memory_bytes: 1 << 30 });
@@ -179,10 +207,21 @@ mod tests {
         assert_eq!(changed.policy.slot_max, Some(SlotSize { cpus_milli: 4_000, memory_bytes: 1 << 30 }));
         assert_eq!((changed.description.as_str(), changed.policy.tenants.len()), ("old", 1));
         assert_eq!(changed.policy.isolation, Some(OuterLimit::CgroupV1));
-        ZoneSettings { isolation: Some(OuterLimit::CgroupV2), ..ZoneSettings::default() }
+        ZoneSettings { isolation: Some(Required(Some(OuterLimit::CgroupV2))), ..ZoneSettings::default() }
             .apply(&mut changed)
             .expect("a valid change");
         assert_eq!(changed.policy.isolation, Some(OuterLimit::CgroupV2));
+        for word in ["--isolation=any", "--no-isolation"] {
+            let mut open = changed.clone();
+            given(&[word]).expect("a valid line").apply(&mut open).expect("a valid change");
+            assert_eq!(open.policy, ZonePolicy { isolation: None, ..changed.policy.clone() }, "{word}");
+        }
+        given(&["--isolation", "process"])
+            .expect("a valid line")
+            .apply(&mut changed)
+            .expect("a valid change");
+        assert_eq!(changed.policy.isolation, Some(OuterLimit::Process));
+        assert!(given(&["--isolation", "none"]).is_err_and(|error| error.to_string().contains("any")));
         ZoneSettings { no_isolation: true, ..ZoneSettings::default() }
             .apply(&mut changed)
             .expect("a valid change");

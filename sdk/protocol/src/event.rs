@@ -77,7 +77,7 @@ pub struct EventFilter {
     /// Only events of jobs with this label, as `key:value`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// Only events in this zone.
+    /// Only events that name this zone; those of a job before its first lease name none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// Only events of these kinds, separated by commas.

@@ -315,7 +315,7 @@ pub struct JobFilter {
     /// Only jobs of this module name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
-    /// Only jobs whose newest attempt is or was in this zone.
+    /// Only jobs whose newest attempt is or was in this zone, or that ask for it and had none yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// Only jobs with this label, as `key:value`.

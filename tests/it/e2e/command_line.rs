@@ -50,6 +50,18 @@ fn a_wait_that_times_out_ends_the_command_with_5_and_leaves_the_job_alone() {
 }
 
 #[test]
+fn what_has_no_command_of_its_own_is_refused_with_where_to_find_it() {
+    let home = Home::default();
+    for (word, told) in [("events", "hint: read them at GET /v1/events"), ("audit", "GET /v1/audit")] {
+        let ended = home.run([word, "--output", "json"]).expect_code(2);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert!(ended.json()["hint"].as_str().is_some_and(|hint| hint.contains("/v1/")), "{word}");
+    }
+    let ended = home.run(["event"]).expect_code(2);
+    assert!(!ended.stderr.contains("hint: "), "{}", ended.stderr);
+}
+
+#[test]
 fn a_wall_time_limit_ends_a_guest_that_spins() {
     let home = Home::default();
     let module = text(&home.file("spins.wasm", guests::spins_for_ever()));

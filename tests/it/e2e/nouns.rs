@@ -208,6 +208,11 @@ async fn contexts_are_saved_chosen_cleared_and_removed_without_showing_a_token()
     let set = run(&format!("context set here --server {url} --token-file admin.token")).expect_code(0).text();
     expect_line(&set, &format!("* here {url} yes"));
     run("job list").expect_code(0);
+    let mut from_variables = home.command(["context", "set", "here"]);
+    from_variables.env("GRISTMILL_SERVER", url).env("GRISTMILL_TOKEN", &desk.cluster.api.token);
+    let set = Ended::from_output(from_variables.output().expect("the binary starts")).expect_code(0).text();
+    expect_line(&set, &format!("* here {url} yes"));
+    run("job list").expect_code(0);
     // The one that was saved last is the current one.
     let both = run("context set there --server http://127.0.0.1:9").expect_code(0).text();
     expect_line(&both, "* there http://127.0.0.1:9 no");

@@ -255,6 +255,28 @@ fn the_summary_says_what_the_places_say() {
 }
 
 #[test]
+fn a_job_that_waits_for_a_zone_without_nodes_is_told_which_node_elsewhere_comes_nearest() {
+    let picture = |name, nodes| ZonePicture { zone: zone(name, ZonePolicy::default()), nodes };
+    let huge = ClassSpec { cpus_milli: 64_000, ..class() };
+    let small = NodePicture { offers: Room { cpus_milli: 2_000, memory_bytes: GIB }, ..node(1) };
+    let bare = picture("default", vec![]);
+    let view = explain(&huge, &[bare.clone(), picture("lab", vec![small.clone(), node(2)])]);
+    assert_eq!(view.runnable, Runnable::Waiting);
+    assert_eq!(
+        view.summary,
+        "the job waits: zone default: the zone has no node yet; node n2 in zone lab does not fit: \
+         the job asks for 64 cpus, the node offers 4"
+    );
+    // Not where the job asks for the zone, nor where a node that fits is only busy.
+    let asked = ClassSpec { zone: Some("default".into()), ..huge };
+    let view = explain(&asked, &[bare.clone(), picture("lab", vec![node(2)])]);
+    assert_eq!(view.summary, "the job waits: zone default: the zone has no node yet");
+    let busy = NodePicture { free: Room { cpus_milli: 0, memory_bytes: 0 }, ..node(2) };
+    let view = explain(&class(), &[bare, picture("lab", vec![small, busy])]);
+    assert!(!view.summary.contains("does not fit"), "{}", view.summary);
+}
+
+#[test]
 fn an_unknown_zone_is_named_in_the_summary() {
     let asked = ClassSpec { zone: Some("mars".into()), ..class() };
     let view = explained(&asked, ZonePolicy::default(), vec![node(1)]);

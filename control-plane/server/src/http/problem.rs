@@ -72,8 +72,12 @@ pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 /// No route has this path.
 pub(super) async fn unknown_path(request: Request) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("there is nothing at {}", shown(request.uri().path())))
-        .with_hint("the API is below /v1")
+    let path = request.uri().path();
+    let hint = match *path.split('/').collect::<Vec<_>>() {
+        ["", "v1", "jobs", _, "logs"] => "each attempt has its own: /v1/jobs/{id}/attempts/{number}/logs",
+        _ => "the API is below /v1",
+    };
+    ApiError::new(ErrorCode::NotFound, format!("there is nothing at {}", shown(path))).with_hint(hint)
 }
 
 /// A route has this path but not this method.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     backend::Backend as _,
     http_api::{Answer, Api, call},
+    http_node::leased,
 };
 
 async fn api(settings: Settings) -> Api {
@@ -198,6 +199,51 @@ async fn a_dry_run_counts_and_changes_nothing_and_a_cancel_takes_what_it_counted
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_request"), "{wrong}");
     }
     assert_eq!(post(&api, "cancel?dry_run=true", &json!({"all": true})).await, json!({"matched": 1}));
+}
+
+#[tokio::test]
+async fn the_zone_of_a_filter_is_where_a_job_ran_last_or_else_the_one_that_it_asks_for() {
+    let api = api(Settings::default()).await;
+    api.admin(call("POST", "/v1/zones").json(&json!({"name": "lab"}))).await;
+    let node = api.enroll("grinder").await;
+    let ran = leased(&api, &node, &json!({"module": "mill"})).await.job.to_string();
+    let of = |zone: &str| json!({"module": "mill", "zone": zone});
+    let made = submit_lines(&api, &[of("default"), of("lab"), json!({"module": "mill"}), of("lab")]).await;
+    let made = jobs(&made);
+    for (zone, expected) in
+        [("default", vec![&made[0], &ran]), ("lab", vec![&made[3], &made[1]]), ("none", vec![])]
+    {
+        let list = api.admin(call("GET", format!("/v1/jobs?zone={zone}"))).await.json();
+        let items = list["items"].as_array().expect("items");
+        let found: Vec<_> = items.iter().map(|job| job["id"].as_str().expect("an id")).collect();
+        assert_eq!(found, expected, "{zone}");
+        let filter = json!({"filter": {"zone": zone}});
+        let counted = post(&api, "cancel?dry_run=true", &filter).await;
+        assert_eq!(counted, json!({"matched": expected.len()}), "{zone}");
+    }
+    let lab = json!({"filter": {"zone": "lab"}});
+    assert_eq!(post(&api, "cancel", &lab).await, json!({"matched": 2, "cancelled": 2}));
+    assert_eq!(post(&api, "retry?dry_run=true", &lab).await, json!({"matched": 2}));
+    assert_eq!(statuses(&post(&api, "retry", &lab).await), [201, 201]);
+}
+
+#[tokio::test]
+async fn what_belongs_into_the_address_is_told_from_what_is_unknown() {
+    let api = api(Settings::default()).await;
+    for path in ["cancel", "retry"] {
+        for (body, hint) in [
+            (json!({"all": true, "dry_run": true}), "?dry_run=true"),
+            (json!({"all": true, "dry": true}), "known here: jobs, filter, all"),
+        ] {
+            let answer = api.admin(call("POST", format!("/v1/bulk/jobs/{path}")).json(&body)).await;
+            let told = answer.json()["hint"].as_str().unwrap_or_default().to_owned();
+            assert!(answer.code() == "invalid_request" && told.contains(hint), "{:?}", answer.json());
+        }
+    }
+    let logs = api.admin(call("GET", "/v1/jobs/job_x/logs")).await;
+    assert_eq!(logs.code(), "not_found");
+    let told = logs.json()["hint"].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains("/v1/jobs/{id}/attempts/{number}/logs"), "{told}");
 }
 
 #[tokio::test]

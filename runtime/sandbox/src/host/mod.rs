@@ -35,8 +35,8 @@ use crate::{
     run::RunFiles,
 };
 
-/// Largest answer to one request for random bytes.
-const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// Largest answer to one request for random bytes; the host holds it as a whole.
+const RANDOM_BYTES_MAX: u32 = 1 << 20;
 /// Handles that the host itself needs beside the guest's: standard streams and what a poll holds.
 const HANDLES_SPARE: usize = 64;
 
@@ -87,7 +87,7 @@ pub(crate) fn build(
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .max_random_size(RANDOM_BYTES_MAX)
+        .max_random_size(RANDOM_BYTES_MAX.into())
         .initial_cwd("/")
         .arg(&request.program)
         .args(&request.args)

@@ -14,6 +14,7 @@ use wasmtime_wasi::p1::{
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::{
+    RANDOM_BYTES_MAX,
     files::Handle,
     listing,
     p1::{P1, trap},
@@ -22,6 +23,8 @@ use crate::fault::Halt;
 
 /// The longest path that a kernel takes (`PATH_MAX`).
 const PATH_BYTES_MAX: u32 = 4_096;
+/// Most random bytes that one call fills in.
+const RANDOM_FILL_MAX: Size = 64 << 20;
 /// The largest number of a standard stream.
 const STREAM_MAX: u32 = 2;
 
@@ -76,7 +79,6 @@ impl WasiSnapshotPreview1 for P1 {
         fd_tell(fd: Fd) -> Result<Filesize, Error>;
         proc_raise(signal: Signal) -> Result<(), Error>;
         sched_yield() -> Result<(), Error>;
-        random_get(buf: GuestPtr<u8>, len: Size) -> Result<(), Error>;
         sock_accept(fd: Fd, flags: Fdflags) -> Result<Fd, Error>;
         sock_recv(fd: Fd, buffers: IovecArray, flags: Riflags) -> Result<(Size, Roflags), Error>;
         sock_send(fd: Fd, buffers: CiovecArray, flags: Siflags) -> Result<Size, Error>;
@@ -97,6 +99,24 @@ impl WasiSnapshotPreview1 for P1 {
 
     fn set_hostcall_fuel(&mut self, fuel: usize) {
         self.wasi.set_hostcall_fuel(fuel);
+    }
+
+    /// In pieces, so that the host holds one of them at a time; the length is bounded, because nothing
+    /// stops the guest in between.
+    fn random_get(&mut self, mem: &mut GuestMemory<'_>, buf: GuestPtr<u8>, len: Size) -> Result<(), Error> {
+        if len > RANDOM_FILL_MAX {
+            let text = format!("{len} random bytes in one call; at most {RANDOM_FILL_MAX} are given");
+            return Err(Error::trap(wasmtime::Error::msg(text)));
+        }
+        let mut done = 0;
+        loop {
+            let piece = (len - done).min(RANDOM_BYTES_MAX);
+            self.wasi.random_get(mem, buf.add(done)?, piece)?;
+            done += piece;
+            if done == len {
+                return Ok(());
+            }
+        }
     }
 
     fn fd_fdstat_set_flags(

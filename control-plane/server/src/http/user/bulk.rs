@@ -69,8 +69,9 @@ pub(in crate::http) async fn cancel(
     State(app): State<Arc<App>>,
     User(principal): User,
     Query(query): Query<BulkQuery>,
-    Json(selection): Json<BulkSelection>,
+    selection: Result<Json<BulkSelection>, ApiError>,
 ) -> Result<Response, ApiError> {
+    let selection = chosen(selection)?;
     if switch("dry_run", query.dry_run.as_deref())? {
         return Ok(json(&ops::count_jobs(&app, &principal, selection, JobOnly::Cancellable).await?, None));
     }
@@ -84,8 +85,9 @@ pub(in crate::http) async fn retry(
     User(principal): User,
     Query(query): Query<BulkQuery>,
     headers: HeaderMap,
-    Json(selection): Json<BulkSelection>,
+    selection: Result<Json<BulkSelection>, ApiError>,
 ) -> Result<Response, ApiError> {
+    let selection = chosen(selection)?;
     let key = idempotency_key(&headers)?;
     if switch("dry_run", query.dry_run.as_deref())? {
         return Ok(json(&ops::count_jobs(&app, &principal, selection, JobOnly::Ended).await?, None));
@@ -94,6 +96,15 @@ pub(in crate::http) async fn retry(
     let retried = ops::retry_jobs(&app, &principal, selection, key).await?;
     let outcomes = retried.outcomes.into_iter().map(|(former, outcome)| (Some(former), outcome));
     Ok(json(&view(outcomes, retried.next_page_token), None))
+}
+
+/// The body; where it has what belongs into the address, the error says so.
+fn chosen(read: Result<Json<BulkSelection>, ApiError>) -> Result<BulkSelection, ApiError> {
+    let Json(selection) = read.map_err(|error| {
+        let is_misplaced = error.errors.iter().any(|field| field.pointer == "/dry_run");
+        if is_misplaced { error.with_hint("put it into the address: ?dry_run=true") } else { error }
+    })?;
+    Ok(selection)
 }
 
 fn layout(headers: &HeaderMap) -> Result<Layout, ApiError> {

@@ -47,7 +47,7 @@ pub(in crate::http) struct EventQuery {
     /// Only events of jobs with this label, as `key:value`.
     #[schemars(with = "Option<words::LabelPair>")]
     label: Option<String>,
-    /// Only events in this zone.
+    /// Only events that name this zone; those of a job before its first lease name none.
     zone: Option<String>,
     /// Only events of these kinds, separated by commas.
     #[schemars(with = "Option<words::EventKinds>")]

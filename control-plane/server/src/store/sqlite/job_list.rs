@@ -30,7 +30,7 @@ macro_rules! job_query_sql {
             " AND j.seq < ?2
                  AND (?3 IS NULL OR j.state = ?3)
                  AND (?4 IS NULL OR d.module_name = ?4)
-                 AND (?5 IS NULL OR j.zone = ?5)
+                 AND (?5 IS NULL OR coalesce(j.zone, d.document ->> '$.spec.zone') = ?5)
                  AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(d.document, '$.spec.labels') l
                      WHERE l.key = ?6 AND l.value = ?7))
                  AND (?8 IS NULL OR j.created_at > ?8)

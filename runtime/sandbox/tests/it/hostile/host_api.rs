@@ -86,7 +86,7 @@ fn h75_bad_pointers_and_lengths_are_errors_or_traps_of_the_guest() {
 
 #[test]
 fn h76_four_gibibytes_of_random_bytes_in_one_call_are_a_trap() {
-    for bytes in [0xffff_ffff_u32, (1 << 20) + 1] {
+    for bytes in [0xffff_ffff_u32, (64 << 20) + 1] {
         let text =
             program_with(20, "", &format!("(call $exit (call $random (i32.const 0) (i32.const {bytes})))"));
         let ended = Guest::new(&text).run();
@@ -94,8 +94,31 @@ fn h76_four_gibibytes_of_random_bytes_in_one_call_are_a_trap() {
         let message = ended.outcome.message.expect("a message");
         assert!(!message.contains('/'), "no path of the host: {message}");
     }
-    let fits = program("(call $exit (call $random (i32.const 0) (i32.const 1048576)))");
-    Guest::new(&fits).run().assert_success();
+}
+
+#[test]
+fn random_bytes_fill_a_buffer_of_several_pieces_to_its_end_and_not_beyond() {
+    let last = (2 << 20) + 5;
+    let text = program_with(
+        40,
+        "",
+        &format!(
+            "(if (call $random (i32.const 8) (i32.const {last})) (then unreachable))
+             (if (i64.eqz (i64.load (i32.const 8))) (then unreachable))
+             (if (i64.eqz (i64.load (i32.const {second}))) (then unreachable))
+             (if (i64.eqz (i64.load (i32.const {end}))) (then unreachable))
+             (if (i64.ne (i64.load (i32.const 0)) (i64.const 0)) (then unreachable))
+             (if (i64.ne (i64.load (i32.const {beyond})) (i64.const 0)) (then unreachable))",
+            second = 8 + (1 << 20),
+            end = last,
+            beyond = 8 + last,
+        ),
+    );
+    Guest::new(&text).run().assert_success();
+    let all = program_with(1_024, "", "(call $exit (call $random (i32.const 0) (i32.const 67108864)))");
+    Guest::new(&all).run().assert_success();
+    let none = program("(call $exit (call $random (i32.const 0) (i32.const 0)))");
+    Guest::new(&none).run().assert_success();
 }
 
 #[test]
