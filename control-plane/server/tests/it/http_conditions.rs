@@ -371,8 +371,8 @@ async fn expect_conditions_of_parts(things: &Things, path: &str, whole: &Answer,
     }
 }
 
-/// Changes that are made under a condition; a test above tries each.
-const GUARDED: [(&str, &str); 9] = [
+/// Changes that are made under a condition; a test above tries each, and one in `http_retention` that of a tenant.
+const GUARDED: [(&str, &str); 10] = [
     ("delete", "/v1/tokens/{id}"),
     ("patch", "/v1/modules/{name}"),
     ("patch", "/v1/modules/{name}/versions/{version}"),
@@ -381,6 +381,7 @@ const GUARDED: [(&str, &str); 9] = [
     ("post", "/v1/nodes/{id}/resume"),
     ("post", "/v1/nodes/{id}/revoke"),
     ("post", "/v1/tokens/{id}/revoke"),
+    ("put", "/v1/tenants/{name}"),
     ("put", "/v1/zones/{name}"),
 ];
 /// What makes something new, and changes nothing that is there.

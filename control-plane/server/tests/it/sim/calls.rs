@@ -208,7 +208,12 @@ impl World {
         let renewed = renewed.map_err(|error| format!("the renewal failed: {error:?}"))?.leases;
         demand!(matches!(renewed[..], [LeaseVerdict::Lost]), "I6: a forgery got {renewed:?}");
         demand!(appended.is_err(), "I6: a forged piece of a log was taken");
-        demand!(self.dump() == before, "I6: a forgery changed something");
+        // But for the record, which tells of the forgery.
+        let mut after = self.dump();
+        after.retain(|row| {
+            !(row.starts_with("audit|") && row.contains("'lease_forge'") && !before.contains(row))
+        });
+        demand!(after == before, "I6: a forgery changed something");
         Ok(())
     }
 }
