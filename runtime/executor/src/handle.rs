@@ -235,8 +235,7 @@ impl Executor {
                 Step::Received(Ok(_) | Err(_)) | Step::Overdue => return self.bury(&mut progress).await,
                 Step::TooMuchMemory(bytes) => {
                     progress.note_cpu(self.pid());
-                    self.end_process().await;
-                    return out_of_memory(&progress, Some(bytes));
+                    return self.end_for_memory(&progress, bytes).await;
                 }
                 Step::Delivered => progress.delivered(),
                 Step::Prolonged(until) => {
@@ -309,6 +308,12 @@ impl Executor {
             return Err(io::Error::other("a run whose files are not those of its spec"));
         }
         tokio::time::timeout(KILL_AFTER, descriptors::send(&self.child.orders, &order, &all)).await?
+    }
+
+    /// Ends a child that holds so many bytes, more than the job's memory.
+    async fn end_for_memory(&mut self, progress: &Progress, bytes: u64) -> RunEnd {
+        self.end_process().await;
+        out_of_memory(progress, Some(bytes))
     }
 
     /// Kills and reaps a child that died or has to, and says what became of its guest.

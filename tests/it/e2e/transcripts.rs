@@ -216,7 +216,9 @@ fn the_commands_of_the_operators_page_about_tenants_and_nodes_work() {
     let mut found = blocks("docs/operations.md");
     found.retain(|block| !["/var/lib/", "/backup/"].iter().any(|dir| block.text.contains(dir)));
     let headings = found.iter().map(|block| block.heading.as_str()).collect::<Vec<_>>();
-    for heading in ["Tenants, zones and tokens", "Adding and retiring a node", "Who changed what"] {
+    for heading in
+        ["Tenants, zones and tokens", "Adding and retiring a node", "Who did what, and what happened"]
+    {
         assert!(headings.contains(&heading), "{heading} in {headings:?}");
     }
     let said = run_as_one(&found);

@@ -67,8 +67,8 @@ pub(super) async fn note_refused(
         return Ok(());
     }
     tracing::warn!(node = %node.node, job = %lease.job, attempt = lease.attempt, "a node used a lease that it never got");
-    let note = node.note(AuditOperation::LeaseForge, lease.job);
-    Ok(app.store.audited(note).audit_refusal().await?)
+    let store = app.store.audited(node.note(AuditOperation::LeaseForge, lease.job));
+    Ok(store.audit_refusal().await?)
 }
 
 /// As [`note_refused`], for leases of which only this is known: they are refused.

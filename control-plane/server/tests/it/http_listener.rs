@@ -60,7 +60,7 @@ async fn a_lost_admin_token_is_replaced_when_its_file_is_removed_and_a_revoked_o
     let dir = scratch_dir();
     let path = dir.path().join("admin.token");
     let file = || std::fs::read_to_string(&path).map(|text| text.trim().to_owned());
-    let serves = async |server: &Server, secret: &str| {
+    let answers = async |server: &Server, secret: &str| {
         ask(server.local_addr(), &get("/v1/audit", secret)).await.starts_with("HTTP/1.1 200")
     };
     let server = Server::start(config(dir.path())).await.expect("starts");
@@ -74,13 +74,13 @@ async fn a_lost_admin_token_is_replaced_when_its_file_is_removed_and_a_revoked_o
 
     let server = Server::start(config(dir.path())).await.expect("starts with a revoked one");
     assert_eq!(file().expect("is left alone"), first);
-    assert!(!serves(&server, &first).await);
+    assert!(!answers(&server, &first).await);
     server.shutdown().await;
 
     std::fs::remove_file(&path).expect("is removed");
     let server = Server::start(config(dir.path())).await.expect("starts without the file");
     let second = file().expect("was written anew");
-    assert!(second != first && serves(&server, &second).await && !serves(&server, &first).await);
+    assert!(second != first && answers(&server, &second).await && !answers(&server, &first).await);
     let audit =
         ask(server.local_addr(), &get("/v1/audit?actor=server&operation=token_create", &second)).await;
     assert_eq!(audit.matches("\"token_create\"").count(), 2, "{audit}");
@@ -89,7 +89,7 @@ async fn a_lost_admin_token_is_replaced_when_its_file_is_removed_and_a_revoked_o
     std::fs::write(&path, "").expect("is emptied");
     let server = Server::start(config(dir.path())).await.expect("starts with an empty file");
     assert_eq!(file().expect("is left alone"), "");
-    assert!(serves(&server, &second).await);
+    assert!(answers(&server, &second).await);
     server.shutdown().await;
 }
 

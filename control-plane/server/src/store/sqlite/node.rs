@@ -82,7 +82,7 @@ async fn enroll(
     connection: &mut SqliteConnection,
     secret: SecretHash,
     node: NodeRecord,
-    note: Option<&AuditNote>,
+    told: Option<&AuditNote>,
 ) -> Result<Redeemed, StoreError> {
     let found = sqlx::query_as::<_, JoinRow>(
         "/* node_enroll */ SELECT id, zone, node_name, expires_at, used_by FROM join_tokens
@@ -96,9 +96,9 @@ async fn enroll(
     let Some(token) = found else { return Ok(Redeemed::Invalid) };
     let (actor, at) = (token.0.clone(), node.created_at);
     let redeemed = redeem(&mut *connection, token, node).await?;
-    if let Some((note, verdict)) = note.zip(redeemed.verdict()) {
-        let note = AuditNote { actor, ..note.clone() };
-        audit_insert(connection, &[AuditRow::of(&note, verdict, at)]).await?;
+    if let Some((told, verdict)) = told.zip(redeemed.verdict()) {
+        let told = AuditNote { actor, ..told.clone() };
+        audit_insert(connection, &[AuditRow::of(&told, verdict, at)]).await?;
     }
     Ok(redeemed)
 }
@@ -210,9 +210,9 @@ impl NodeStore for SqliteStore {
     }
 
     async fn node_enroll(&self, secret: SecretHash, node: NodeRecord) -> Result<Redeemed, StoreError> {
-        let note = self.note.clone();
+        let told = self.note.clone();
         self.write_unrecorded("node_enroll", move |connection| {
-            Box::pin(async move { enroll(connection, secret, node, note.as_deref()).await })
+            Box::pin(async move { enroll(connection, secret, node, told.as_deref()).await })
         })
         .await
     }
