@@ -103,7 +103,9 @@ async fn compiling() {
 async fn growing() {
     let grow = "(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))";
     let look = "(drop (memory.size))";
-    let guest = |step: &str| format!("(module (memory 1) (func (export \"_start\") {}))", repeated(step));
+    let guest = |step: &str| {
+        format!("(module (memory 1) (func (export \"_start\") (local $i i32) {}))", repeated(step))
+    };
     let (growing, plain) = (guest_time(&guest(grow)).await, guest_time(&guest(look)).await);
     say("memory limiter: a growth, the engine's part included", &each(growing, plain));
 }
@@ -117,7 +119,7 @@ async fn writing() {
              (import "wasi_snapshot_preview1" "path_open"
                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
              (memory (export "memory") 2) (data (i32.const 100) "a")
-             (func (export "_start")
+             (func (export "_start") (local $i i32)
                (if (call $open (i32.const 3) (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 9) (i64.const 66)
                      (i64.const 66) (i32.const 0) (i32.const 16)) (then unreachable))
                (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 4096))
@@ -166,10 +168,10 @@ async fn workshop(outer_limit: OuterLimit, own_uid: bool) -> Workshop {
     Workshop::confined("-", Isolation { outer_limit, own_uid, ..Isolation::default() }).await
 }
 
-/// A loop that does a step so many times.
+/// A loop that does a step so many times, in a function with the local `$i`.
 fn repeated(step: &str) -> String {
     format!(
-        "(local $i i32) (loop {step}
+        "(loop {step}
            (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const {STEPS}))))"
     )
 }
