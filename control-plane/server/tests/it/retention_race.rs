@@ -152,8 +152,10 @@ async fn race(seed: u64) {
     let mut collecting = JoinSet::new();
     for _ in 0..2 {
         let (app, clock, is_over) = (Arc::clone(&api.app), Arc::clone(&api.clock), Arc::clone(&is_over));
+        // What crashes left is told by its age alone, so it is looked for before anybody stores anything.
+        let mut retention = Retention::default();
+        retention.round(&app).await;
         collecting.spawn(async move {
-            let mut retention = Retention::default();
             while !is_over.load(Ordering::Relaxed) {
                 clock.advance(Duration::from_micros(1));
                 retention.round(&app).await;
