@@ -15,7 +15,7 @@
 use std::{
     fs::{File, TryLockError},
     io::{Read as _, Seek as _, SeekFrom},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -41,6 +41,8 @@ use crate::{
 const START_WAIT: Duration = Duration::from_mins(1);
 /// How often the files are looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(15);
+/// How long a living instance may take to accept a connection.
+const DIAL_WAIT: Duration = Duration::from_secs(1);
 /// How long the instance lives without a command that uses it and without unfinished jobs.
 const IDLE: Duration = Duration::from_mins(1);
 /// How long the instance lets running jobs finish when it is told to end.
@@ -79,6 +81,12 @@ impl InstanceFile {
         serde_json::from_slice(&std::fs::read(Self::path(dir)).ok()?).ok()
     }
 
+    /// Whether somebody answers at the address, which is this machine's own.
+    fn is_listening(&self) -> bool {
+        let address = self.server.strip_prefix("http://").and_then(|address| address.parse().ok());
+        address.is_some_and(|address: SocketAddr| TcpStream::connect_timeout(&address, DIAL_WAIT).is_ok())
+    }
+
     fn endpoint(&self) -> Endpoint {
         Endpoint { server: self.server.clone(), token: Some(Secret::new(&self.token)), ca_file: None }
     }
@@ -105,7 +113,7 @@ fn attach_in(
 ) -> anyhow::Result<(Endpoint, Attachment)> {
     let starters = lock_file(dir, "start.lock")?;
     starters.lock().context("cannot lock start.lock")?;
-    let deadline = Instant::now() + START_WAIT;
+    let (own, deadline) = (environment::build_fingerprint(), Instant::now() + START_WAIT);
     while Instant::now() < deadline {
         let users = lock_file(dir, "users.lock")?;
         // An instance that ends holds it until it is gone.
@@ -118,10 +126,11 @@ fn attach_in(
             return Ok((file.endpoint(), Attachment { _users: users }));
         }
         match InstanceFile::read(dir) {
-            Some(file) if file.build == environment::build_fingerprint() => {
+            // One that is being killed holds its lock a little longer than its port.
+            Some(file) if file.build == own && file.is_listening() => {
                 return Ok((file.endpoint(), Attachment { _users: users }));
             }
-            Some(file) if !replace(dir, users, &file)? => {
+            Some(file) if file.build != own && !replace(dir, users, &file)? => {
                 let users = lock_file(dir, "users.lock")?;
                 users.lock_shared()?;
                 note("another build's private instance is in use; this command uses it too");
@@ -360,7 +369,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let living = lock_file(dir.path(), "instance.lock").expect("a lock");
         assert!(try_exclusive(&living).expect("locked"));
-        instance(dir.path(), &environment::build_fingerprint(), "http://living");
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let living_at = format!("http://{}", listener.local_addr().expect("bound"));
+        instance(dir.path(), &environment::build_fingerprint(), &living_at);
         let started = Cell::new(false);
         let spawn = |_: &Path| {
             started.set(true);
@@ -368,7 +379,7 @@ mod tests {
         };
         let first = attach_in(dir.path(), &spawn).expect("attached");
         let second = attach_in(dir.path(), &spawn).expect("attached");
-        assert_eq!((first.0.server.as_str(), started.get()), ("http://living", false));
+        assert_eq!((first.0.server.as_str(), started.get()), (living_at.as_str(), false));
         let users = lock_file(dir.path(), "users.lock").expect("a lock");
         assert!(!try_exclusive(&users).expect("looked"), "the instance must not end now");
         drop(first);
@@ -383,6 +394,26 @@ mod tests {
             }
         });
         assert!(is_free, "now it may end");
+    }
+
+    #[test]
+    fn an_instance_that_is_being_killed_is_waited_for_and_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dying = lock_file(dir.path(), "instance.lock").expect("a lock");
+        assert!(try_exclusive(&dying).expect("locked"));
+        // Nobody listens at the discard port.
+        instance(dir.path(), &environment::build_fingerprint(), "http://127.0.0.1:9");
+        let gone = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(dying);
+        });
+        let spawn = |dir: &Path| {
+            instance(dir, &environment::build_fingerprint(), "http://fresh");
+            child("exit 0")
+        };
+        let (endpoint, _attachment) = attach_in(dir.path(), &spawn).expect("attached");
+        assert_eq!(endpoint.server, "http://fresh");
+        gone.join().expect("no panic");
     }
 
     #[test]
