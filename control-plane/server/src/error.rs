@@ -68,6 +68,13 @@ impl ApiError {
         error
     }
 
+    /// `conflict`: the body of a `PUT` names another thing than its path. RFC 9110, section 9.3.4, suggests 409.
+    pub fn renamed(things: &str) -> Self {
+        let mut error = Self::field("/name", format!("must be the name in the path; {things} are not renamed"));
+        error.code = ErrorCode::Conflict;
+        error.with_hint("give the name that is in the path")
+    }
+
     /// `precondition_failed`: what `If-Match` names is not the present version.
     pub fn stale(what: &str, version: u64) -> Self {
         let detail = format!("the {what} was changed meanwhile; its ETag is \"{version}\"");

@@ -50,7 +50,7 @@ fn tenants() -> Vec<Operation> {
             .takes::<TenantSpec>()
             .answers::<TenantView>(200, "The tenant as it is now.")
             .tagged()
-            .refuses(&[NotFound]),
+            .refuses(&[NotFound, Conflict]),
     ]
 }
 

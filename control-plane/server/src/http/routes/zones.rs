@@ -42,7 +42,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .takes::<ZoneSpec>()
             .answers::<ZoneView>(200, "The zone as it is now.")
             .tagged()
-            .refuses(&[NotFound, PreconditionFailed]),
+            .refuses(&[NotFound, Conflict, PreconditionFailed]),
     ];
     group(Tag::Zones, operations)
 }

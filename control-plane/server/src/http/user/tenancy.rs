@@ -51,7 +51,7 @@ pub(in crate::http) async fn replace_tenant(
     Json(spec): Json<TenantSpec>,
 ) -> Result<Response, ApiError> {
     if spec.name != name {
-        return Err(ApiError::field("/name", "must be the name in the path; tenants are not renamed"));
+        return Err(ApiError::renamed("tenants"));
     }
     let tenant = ops::replace_tenant(&app, &principal, spec, if_version(&headers)?).await?;
     Ok(json(&tenant, Some(tenant.version)))

@@ -46,7 +46,7 @@ pub(in crate::http) async fn replace(
     Json(spec): Json<ZoneSpec>,
 ) -> Result<Response, ApiError> {
     if spec.name != name {
-        return Err(ApiError::field("/name", "must be the name in the path; zones are not renamed"));
+        return Err(ApiError::renamed("zones"));
     }
     let versions = if_match(&headers)?;
     let zone = ops::replace_zone(&app, &principal, spec, versions.as_deref()).await?;
