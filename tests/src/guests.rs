@@ -11,6 +11,7 @@ const PRELUDE: &str = r#"
   (import "wasi_snapshot_preview1" "path_open"
     (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 40)
 
   ;; The descriptor of the preopened directory whose name is the byte string at $name; or exit 90.
@@ -100,6 +101,20 @@ pub fn spins_for_ever() -> Vec<u8> {
           (call $write (i32.const 1) (i32.const 16) (i32.const 6))
           (loop $again (br $again)))"#,
     )
+}
+
+/// Says `ready` on stdout, then sleeps for an hour.
+pub fn sleeps_once_ready() -> Vec<u8> {
+    // A subscription to the monotonic clock: tag 0 at 40, clock 1 at 48, the relative time at 56.
+    assemble(&format!(
+        r#"(data (i32.const 16) "ready\n")
+        (func (export "_start")
+          (call $write (i32.const 1) (i32.const 16) (i32.const 6))
+          (i32.store (i32.const 48) (i32.const 1))
+          (i64.store (i32.const 56) (i64.const {}))
+          (drop (call $poll (i32.const 32) (i32.const 96) (i32.const 1) (i32.const 160))))"#,
+        3_600_000_000_000_u64
+    ))
 }
 
 /// Writes so many lines of five bytes to stdout, as fast as they are taken.

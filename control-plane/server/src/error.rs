@@ -70,7 +70,8 @@ impl ApiError {
 
     /// `conflict`: the body of a `PUT` names another thing than its path. RFC 9110, section 9.3.4, suggests 409.
     pub fn renamed(things: &str) -> Self {
-        let mut error = Self::field("/name", format!("must be the name in the path; {things} are not renamed"));
+        let mut error =
+            Self::field("/name", format!("must be the name in the path; {things} are not renamed"));
         error.code = ErrorCode::Conflict;
         error.with_hint("give the name that is in the path")
     }
