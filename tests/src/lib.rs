@@ -12,6 +12,7 @@ pub mod guests;
 pub mod large;
 pub mod process;
 pub mod proxy;
+pub mod skip;
 pub mod stream;
 pub mod syncs;
 

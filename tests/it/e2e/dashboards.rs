@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use gristmill_tests::{cli::Home, cluster::free_port, eventually, guests, repository};
+use gristmill_tests::{cli::Home, cluster::free_port, eventually, guests, repository, skip};
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -169,9 +169,7 @@ impl Prometheus {
         let child = match started {
             Ok(child) => child,
             Err(error) => {
-                let told = std::env::var_os("GRISTMILL_SKIP_PROMTOOL").is_some();
-                assert!(told, "prometheus: {error}; install prometheus (Debian) or run tests/run");
-                eprintln!("SKIPPED: no prometheus on this machine");
+                skip::without("PROMTOOL", format_args!("prometheus (Debian): {error}"));
                 return None;
             }
         };

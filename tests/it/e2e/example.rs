@@ -78,7 +78,7 @@ fn a_local_run_gives_the_same_output_without_a_server() {
 
 #[test]
 fn the_committed_module_and_a_rebuilt_one_give_the_same_output() {
-    let Some(rebuilt) = rebuilt("csv-summary", "GRISTMILL_SKIP_REBUILD") else { return };
+    let Some(rebuilt) = rebuilt("csv-summary", "REBUILD") else { return };
     let home = Home::default();
     let committed = text(&repository().join("examples/csv-summary.wasm"));
     let first = home.run(summary_args(&committed, "committed")).expect_code(0);

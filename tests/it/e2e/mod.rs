@@ -42,7 +42,7 @@ use gristmill_protocol::{
 use gristmill_tests::{
     cli::{Ended, Home},
     cluster::TestCluster,
-    repository,
+    repository, skip,
 };
 
 /// A job of one module that asks for little, so that a small machine runs several at a time.
@@ -85,17 +85,12 @@ pub(crate) fn text(path: &Path) -> String {
 /// The module that `tests/run` has built from the examples' source, or `None` after saying so when the run
 /// is told to do without (the variable `skip`).
 #[track_caller]
-pub(crate) fn rebuilt(name: &str, skip: &str) -> Option<PathBuf> {
+pub(crate) fn rebuilt(name: &str, part: &str) -> Option<PathBuf> {
     let module = repository().join(format!("target/rebuilt-guests/{name}.wasm"));
     if module.is_file() {
         return Some(module);
     }
-    assert!(
-        std::env::var_os(skip).is_some(),
-        "{} is not there; run `examples/guests/build target/rebuilt-guests` and the same with `build-c` from the top",
-        module.display()
-    );
-    eprintln!("SKIPPED: no compiler for {name} on this machine");
+    skip::without(part, format_args!("{}, from examples/guests/build and build-c", module.display()));
     None
 }
 

@@ -13,7 +13,7 @@ use gristmill_tests::{
     api::Api,
     cli::Home,
     cluster::{NodeOptions, TestCluster},
-    eventually, guests, repository,
+    eventually, guests, repository, skip,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -50,9 +50,7 @@ fn promtool(args: &[&str], input: &str) -> Option<()> {
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
-            let told = std::env::var_os("GRISTMILL_SKIP_PROMTOOL").is_some();
-            assert!(told, "promtool: {error}; install prometheus (Debian) or run tests/run");
-            eprintln!("SKIPPED: no promtool on this machine");
+            skip::without("PROMTOOL", format_args!("promtool (Debian: prometheus): {error}"));
             return None;
         }
     };

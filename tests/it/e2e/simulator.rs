@@ -74,7 +74,7 @@ fn the_simulator_draws_the_waveform_of_a_known_sum_and_fails_when_an_expectation
     let ended = simulate(&home, &module, &text(&unknown), "unknown").expect_code(3);
     assert!(ended.stderr.contains("stimuli, line 1: crc32 has no signal reset"), "{}", ended.stderr);
 
-    let Some(rebuilt) = rebuilt("logic-sim", "GRISTMILL_SKIP_REBUILD") else { return };
+    let Some(rebuilt) = rebuilt("logic-sim", "REBUILD") else { return };
     simulate(&home, &text(&rebuilt), &text(&stimuli), "rebuilt").expect_code(0);
     let wave = |dir: &str| fs::read(home.path().join(dir).join("wave.vcd")).expect("a waveform");
     assert!(wave("wave") == wave("rebuilt"), "the committed module is not that of the source");
@@ -118,6 +118,6 @@ fn the_module_in_c_knows_the_sums_and_the_histogram_of_a_binary_file() {
     }
     let lines: Vec<_> = counts.iter().enumerate().map(|(byte, count)| format!("{byte},{count}")).collect();
     assert_eq!(histogram.lines().skip(1).collect::<Vec<_>>(), lines);
-    let Some(rebuilt) = rebuilt("file-facts", "GRISTMILL_SKIP_REBUILD_C") else { return };
+    let Some(rebuilt) = rebuilt("file-facts", "REBUILD_C") else { return };
     assert_eq!(run(&text(&rebuilt), "rebuilt"), committed);
 }
