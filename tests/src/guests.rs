@@ -58,6 +58,9 @@ const PRELUDE: &str = r#"
       (br_if $more (local.get $length))))
 "#;
 
+/// Steps of each function of a guest with many.
+const STEPS: u32 = 400;
+
 fn assemble(body: &str) -> Vec<u8> {
     wat::parse_str(format!("(module {PRELUDE} {body})")).expect("the guest's text is right")
 }
@@ -292,13 +295,13 @@ pub fn slow_to_compile() -> Vec<u8> {
     with_functions(400)
 }
 
-/// A module with many functions of plain arithmetic: the more, the longer it takes to compile.
-pub fn with_functions(count: u32) -> Vec<u8> {
+/// Functions of plain arithmetic, `$f0` and so on.
+fn arithmetic(count: u32) -> String {
     use std::fmt::Write;
     let mut body = String::new();
     for function in 0..count {
         let _ = write!(body, "(func $f{function} (param $a i64) (result i64) ");
-        for step in 0..400 {
+        for step in 0..STEPS {
             let _ = write!(
                 body,
                 "(local.set $a (i64.xor (i64.mul (local.get $a) (i64.const {})) (i64.const {step})))",
@@ -307,8 +310,50 @@ pub fn with_functions(count: u32) -> Vec<u8> {
         }
         body.push_str("(local.get $a))");
     }
-    body.push_str(r#"(func (export "_start") (drop (call $f0 (i64.const 1))))"#);
-    assemble(&body)
+    body
+}
+
+/// A module with many functions of plain arithmetic: the more, the longer it takes to compile.
+pub fn with_functions(count: u32) -> Vec<u8> {
+    assemble(&(arithmetic(count) + r#"(func (export "_start") (drop (call $f0 (i64.const 1))))"#))
+}
+
+/// The least bytes of machine code of so many functions: a multiplication and an exclusive or take more than
+/// eight together.
+pub fn machine_code_of(functions: u32) -> u64 {
+    u64::from(functions * STEPS * 8)
+}
+
+/// All that [`runs_much_code`] does, in a function of this head.
+fn calls_all(functions: u32, head: &str) -> String {
+    let calls: String =
+        (0..functions).map(|function| format!("(local.set $a (call $f{function} (local.get $a)))")).collect();
+    format!(
+        "{} (func {head} (local $a i64) (loop $again {calls} (br $again)) unreachable)",
+        arithmetic(functions)
+    )
+}
+
+/// Calls functions of plain arithmetic, one after the other and for ever.
+pub fn runs_much_code(functions: u32) -> Vec<u8> {
+    assemble(&calls_all(functions, r#"(export "_start")"#))
+}
+
+/// The same as a component.
+///
+/// # Panics
+/// Never: the text is fixed.
+pub fn component_that_runs_much_code(functions: u32) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+          (core module $m {})
+          (core instance $i (instantiate $m))
+          (func $run (result (result)) (canon lift (core func $i "run")))
+          (instance $api (export "run" (func $run)))
+          (export "wasi:cli/run@0.2.0" (instance $api)))"#,
+        calls_all(functions, r#"(export "run") (result i32)"#)
+    );
+    wat::parse_str(text).expect("the text is well-formed")
 }
 
 /// A library without an entry: no command.

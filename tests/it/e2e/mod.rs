@@ -26,6 +26,7 @@ mod refusals;
 mod reproducible;
 mod scripts;
 mod servers;
+mod shared_code;
 mod simulator;
 mod terminals;
 mod traces;
