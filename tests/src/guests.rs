@@ -326,8 +326,11 @@ pub fn machine_code_of(functions: u32) -> u64 {
 
 /// All that [`runs_much_code`] does, in a function of this head.
 fn calls_all(functions: u32, head: &str) -> String {
-    let calls: String =
-        (0..functions).map(|function| format!("(local.set $a (call $f{function} (local.get $a)))")).collect();
+    use std::fmt::Write;
+    let mut calls = String::new();
+    for function in 0..functions {
+        let _ = write!(calls, "(local.set $a (call $f{function} (local.get $a)))");
+    }
     format!(
         "{} (func {head} (local $a i64) (loop $again {calls} (br $again)) unreachable)",
         arithmetic(functions)

@@ -116,7 +116,7 @@ const TESTED: [(u8, &[&str]); 72] = [
     (81, &[HOST_API, COMPONENTS]), // calls that are cut off
     (82, &[JOBS]),                 // two tenants in one process
     (83, &[CRASHES]),              // a module that always crashes
-    (84, &[PLACEMENT]),            // a node that lacks a feature
+    (84, &[PLACEMENT, NODE]),      // a node that lacks a feature
 ];
 
 /// Bad requests, in the same way.

@@ -351,3 +351,29 @@ async fn a24_a_result_that_is_too_large_or_names_what_is_not_its_own_is_refused(
         );
     }
 }
+
+#[tokio::test]
+async fn h84_a_job_never_reaches_a_node_that_lacks_a_feature_of_its_module_and_the_feature_is_named() {
+    let api = with_module().await;
+    let calls = "(module (func $f) (func (export \"_start\") (return_call $f)))";
+    let wasm = wat::parse_str(calls).expect("is valid");
+    let published = api.admin(call("PUT", "/v1/modules/tail/versions/1.0.0").bytes(wasm)).await;
+    assert_eq!(published.json()["metadata"]["features"], json!(["tail_call"]), "{}", published.json());
+    let spec = json!({"module": "tail"});
+    let lacking = api.enroll("old").await;
+    let why = "the module uses tail_call, which the node cannot run";
+    // While no node can run it, it is refused; once one can, it waits for that one.
+    let refused = api.admin(call("POST", "/v1/jobs").json(&spec)).await;
+    assert_eq!(refused.code(), "never_runnable");
+    assert!(refused.json()["detail"].as_str().expect("a detail").contains(why), "{:?}", refused.json());
+    let able = api.enroll_able("new", &["simd", "tail_call"]).await;
+    let job = submitted(&api, &spec).await;
+    assert!(acquired(&api, &lacking, None).await.is_none());
+    assert!(acquired(&api, &lacking, Some(job)).await.is_none(), "not by name either");
+    let explained = api.admin(call("GET", format!("/v1/jobs/{job}/placement"))).await.json();
+    let nodes = explained["zones"][0]["nodes"].as_array().expect("both nodes");
+    let of =
+        |name: &str| nodes.iter().find(|node| node["name"] == name).expect("is listed")["why_not"].clone();
+    assert_eq!((of("old"), of("new")), (json!([why]), json!([])), "{explained}");
+    assert_eq!(acquired(&api, &able, None).await.expect("a lease").job, job);
+}

@@ -341,10 +341,16 @@ impl Api {
 
     /// Enrols a node of the zone `default`.
     pub(crate) async fn enroll(&self, name: &str) -> Node {
+        self.enroll_able(name, &[]).await
+    }
+
+    /// Enrols a node whose engine has these features.
+    pub(crate) async fn enroll_able(&self, name: &str, features: &[&str]) -> Node {
         let token = self.admin(call("POST", "/v1/join-tokens").json(&json!({"zone": "default"}))).await;
         let join_token = token.json()["secret"].as_str().expect("is created").to_owned();
         let node = Node::new(name.bytes().fold(1, u8::wrapping_add));
-        let request = node.enroll_request(name, &join_token);
+        let mut request = node.enroll_request(name, &join_token);
+        request["capabilities"]["features"] = json!(features);
         let answer = self.send(call("POST", "/v1/node/enroll").json(&request)).await;
         let grant: EnrollGrant = serde_json::from_slice(&answer.body).expect("the node is enrolled");
         Node { id: grant.node, ..node }
