@@ -6,7 +6,7 @@ use gristmill_tests::{
     api::Api,
     cluster::TestCluster,
     eventually, guests,
-    process::{Process, children_running},
+    process::{Process, children_running, cpu_ticks},
 };
 
 use super::small_job;
@@ -14,6 +14,8 @@ use super::small_job;
 /// Functions of the guest with much code, each of a few kilobytes.
 const FUNCTIONS: u32 = 2_000;
 const LIMIT: Duration = Duration::from_secs(120);
+/// CPU time of an executor whose guest computes, in hundredths of a second; starting takes a fraction of it.
+const COMPUTES: u64 = 20;
 
 /// Memory of a process that is resident, in bytes: pages of files, and pages of its own. Any process may read
 /// this of any other (proc(5), `/proc/pid/status`).
@@ -32,8 +34,9 @@ fn resident(pid: u32) -> Option<Resident> {
     Some(Resident { files: of("RssFile")?, own: of("RssAnon")? })
 }
 
-/// What the executors of so many jobs have in memory once each has at least so much of files there.
-async fn running(api: &Api, node: &Process, module: &str, jobs: usize, least: u64) -> Vec<Resident> {
+/// What the executors of so many jobs have in memory once the guest of each computes and has at least so much of
+/// files there.
+async fn running(api: &Api, node: &Process, module: &str, jobs: usize, files: u64) -> Vec<Resident> {
     let mut submitted = Vec::new();
     for _ in 0..jobs {
         submitted.push(api.submit(&small_job(module)).await.expect("a job"));
@@ -43,8 +46,10 @@ async fn running(api: &Api, node: &Process, module: &str, jobs: usize, least: u6
             let job = api.job(&job.id).await.ok()?;
             assert!(!job.state.is_terminal(), "{job:#?}");
         }
-        let executors = children_running(node.pid(), "executor").into_iter().filter_map(resident);
-        let found: Vec<_> = executors.filter(|resident| resident.files >= least).collect();
+        let executors = children_running(node.pid(), "executor").into_iter();
+        let computing = executors.filter(|pid| cpu_ticks(*pid).is_some_and(|ticks| ticks >= COMPUTES));
+        let found: Vec<_> =
+            computing.filter_map(resident).filter(|resident| resident.files >= files).collect();
         (found.len() == jobs).then_some(found)
     })
     .await;
@@ -72,7 +77,7 @@ async fn executors_that_run_one_module_share_its_code() {
         let (small, large) = (format!("small-{name}"), format!("large-{name}"));
         api.publish(&small, little).await.expect("a module");
         api.publish(&large, much).await.expect("a module");
-        let small = running(api, &node, &small, 1, 1).await[0];
+        let small = running(api, &node, &small, 1, 0).await[0];
         let found = running(api, &node, &large, 2, small.files + code).await;
         println!("{name} with at least {code} bytes of code: {found:?}; with little: {small:?}");
         for executor in found {
