@@ -82,7 +82,8 @@ class Server:
             raise SystemExit(f"the commands of the README do not do what it says:\n{done.stdout}{done.stderr}")
         print("the commands of the README work")
         blob = b"test"
-        self.call("PUT", f"/v1/blobs/sha256:{hashlib.sha256(blob).hexdigest()}", blob)
+        self.blob = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        self.call("PUT", f"/v1/blobs/{self.blob}", blob)
         self.call("POST", "/v1/zones", {"name": "lab"})
         self.spare_token = self.call("POST", "/v1/tokens", {"name": "to be taken back"})["token"]["id"]
 

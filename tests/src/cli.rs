@@ -142,19 +142,29 @@ impl Home {
         }
         found
     }
+
+    /// Kills all of [`processes`](Self::processes) and waits until they are gone; false when they are not after 5 s.
+    pub fn kill(&self) -> bool {
+        let killed = self.processes();
+        for &pid in &killed {
+            send_signal(pid, Signal::KILL);
+        }
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while killed.iter().any(|&pid| is_running(pid)) {
+            if Instant::now() > give_up {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
-        for pid in self.processes() {
-            send_signal(pid, Signal::KILL);
-        }
+        self.kill();
         if std::thread::panicking() {
             show_logs(self.path());
-        }
-        let give_up = Instant::now() + Duration::from_secs(5);
-        while !self.processes().is_empty() && Instant::now() < give_up {
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

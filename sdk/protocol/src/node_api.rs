@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
     Digest, JobId, LeaseToken, Limits, NodeId, Outcome,
@@ -312,7 +312,7 @@ pub struct AttemptUpdate {
 }
 
 /// What happened to an attempt.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum AttemptChange {
     /// The attempt started.
@@ -321,6 +321,41 @@ pub enum AttemptChange {
     Released,
     /// The attempt ended.
     Finished(Box<AttemptReport>),
+}
+
+/// Read without serde's copy of what is tagged, in which an error would lose its place and a struct could be an
+/// array.
+impl<'de> Deserialize<'de> for AttemptChange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Kind {
+            Started,
+            Released,
+            Finished,
+        }
+        #[derive(Deserialize)]
+        struct Change {
+            kind: Kind,
+            outcome: Option<Outcome>,
+            outputs: Option<Vec<OutputEntry>>,
+            #[serde(default)]
+            log_tail: Vec<LogChunk>,
+            #[serde(default)]
+            log_truncated: bool,
+        }
+        let Change { kind, outcome, outputs, log_tail, log_truncated } = Change::deserialize(deserializer)?;
+        Ok(match kind {
+            Kind::Started => Self::Started,
+            Kind::Released => Self::Released,
+            Kind::Finished => Self::Finished(Box::new(AttemptReport {
+                outcome: outcome.ok_or_else(|| D::Error::missing_field("outcome"))?,
+                outputs: outputs.ok_or_else(|| D::Error::missing_field("outputs"))?,
+                log_tail,
+                log_truncated,
+            })),
+        })
+    }
 }
 
 /// How an attempt ended, its outputs, and the end of its log.

@@ -50,9 +50,7 @@ fn a_private_instance_that_was_killed_is_replaced_and_forgets_no_job() {
     let home = Home::default();
     let module = text(&repository().join("examples/csv-summary.wasm"));
     home.run(summary_args(&module, "first")).expect_code(0);
-    for pid in home.processes() {
-        gristmill_tests::process::send_signal(pid, rustix::process::Signal::KILL);
-    }
+    assert!(home.kill(), "it dies");
     home.run(summary_args(&module, "second")).expect_code(0);
     let jobs = home.run(["job", "list", "--output", "json"]).expect_code(0).json();
     let jobs = jobs["items"].as_array().cloned().expect("a list of jobs");

@@ -295,3 +295,36 @@ async fn an_output_that_the_attempt_did_not_store_is_not_accepted() {
     let blob = api.admin(call("GET", format!("/v1/blobs/{secret}"))).await;
     assert_eq!(blob.status, 404);
 }
+
+#[tokio::test]
+async fn a_report_of_another_form_is_refused_at_its_place() {
+    let api = Api::start().await;
+    api.publish("mill", "1.0.0").await;
+    let node = api.enroll("grinder").await;
+    let lease = leased(&api, &node, &json!({"module": "mill"})).await;
+    let usage = "/updates/0/change/outcome/usage";
+    for (change, pointer) in [
+        (
+            json!({"kind": "finished", "outcome": {"state": "succeeded", "usage": [1, 2]}, "outputs": []}),
+            usage,
+        ),
+        (
+            json!({"kind": "finished", "outcome": {"state": "succeeded", "usage": {"fuel": "7"}}, "outputs": []}),
+            "/updates/0/change/outcome/usage/fuel",
+        ),
+        (json!({"kind": "finished", "outcome": {"state": "succeeded"}}), "/updates/0/change/outputs"),
+        (json!({"kind": "finished", "outputs": []}), "/updates/0/change/outcome"),
+        (json!({"kind": "ended"}), "/updates/0/change/kind"),
+        (json!(["started"]), "/updates/0/change"),
+    ] {
+        let update = json!({"updates": [{"job": lease.job, "attempt": lease.attempt,
+            "lease_token": lease.lease_token, "change": &change}]});
+        let answer = api.signed(&node, call("POST", "/v1/node/updates").json(&update)).await;
+        assert_eq!(answer.status, 400, "{change}");
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{change}");
+    }
+    let update = json!({"updates": [{"job": lease.job, "attempt": lease.attempt,
+        "lease_token": lease.lease_token, "change": {"kind": "started"}}]});
+    let answer = api.signed(&node, call("POST", "/v1/node/updates").json(&update)).await;
+    assert_eq!(answer.json()["verdicts"], json!(["accepted"]), "nothing of those was recorded");
+}
