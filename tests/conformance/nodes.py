@@ -32,7 +32,7 @@ class Node:
         prepared = requests.Request("POST", f"{self.url}/v1/node/{path}", json=body).prepare()
         prepared.headers["content-digest"] = digest_of(prepared.body)
         with requests.Session() as session:
-            answer = session.send(self.signature(prepared), timeout=60)
+            answer = session.send(self.signature.sign(prepared), timeout=60)
         if answer.status_code != 200:
             raise SystemExit(f"{path} was answered {answer.status_code}: {answer.text}")
         return answer.json()

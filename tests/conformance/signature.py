@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from requests.auth import AuthBase
 
+HEADERS = {"signature", "signature-input"}
 DIGEST = re.compile(r"sha-256=:[A-Za-z0-9+/]{43}=:")
 
 
@@ -28,12 +29,16 @@ def public_key(seed):
 
 
 class NodeSignature(AuthBase):
-    """Signs what is sent, as it is: a missing or malformed `content-digest` stays so, any other is made true."""
+    """Signs what is sent, as it is: a missing or malformed `content-digest` stays so, any other is made true, and a
+    request in which one of the signature's headers is to be missing is not signed."""
 
     def __init__(self, seed, node, lease=None):
         self.key, self.node, self.lease = Ed25519PrivateKey.from_private_bytes(seed), node, lease
 
     def __call__(self, request):
+        return self.sign(request) if HEADERS <= {name.lower() for name in request.headers} else request
+
+    def sign(self, request):
         headers, url = request.headers, urlsplit(request.url)
         covered = [("@method", request.method), ("@path", url.path), ("@query", f"?{url.query}")]
         body = request.body or b""
